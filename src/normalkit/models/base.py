@@ -1,0 +1,186 @@
+"""What every normal estimator shares: input checks, image statistics, padding, unit output, saving."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from normalkit import geometry
+
+__all__ = ["NormalEstimator"]
+
+
+class NormalEstimator(nn.Module, ABC):
+    """A network from images to surface normals; subclasses give `raw_map`.
+
+    Args:
+        config: The subclass's constructor arguments, with which `load_model` builds it again; without
+            `pretrained`, and of types that JSON has.
+        stride: The image's sides are padded to multiples of this.
+        image_mean: Mean per RGB channel that images in [0, 1] are normalised with.
+        image_std: Standard deviation per RGB channel.
+        normalize: Whether the output is unit vectors; False gives the raw map.
+
+    Attributes:
+        config: The same.
+        stride: The same.
+        normalize: The same; may be changed.
+
+    Raises:
+        ValueError: The statistics are not three finite numbers each, or a deviation is not positive.
+        TypeError: `normalize` is not a boolean.
+    """
+
+    image_mean: Tensor
+    image_std: Tensor
+
+    def __init__(
+        self,
+        *,
+        config: Mapping[str, Any],
+        stride: int,
+        image_mean: Sequence[float],
+        image_std: Sequence[float],
+        normalize: bool = True,
+    ) -> None:
+        super().__init__()
+        if not isinstance(normalize, bool):
+            raise TypeError(f"normalize={normalize!r}: wanted True or False")
+        mean = _channel_statistics("image_mean", image_mean)
+        std = _channel_statistics("image_std", image_std)
+        if min(std) <= 0:
+            raise ValueError(f"image_std={std}: wanted positive numbers")
+        self.config: dict[str, Any] = {**config, "normalize": normalize, "image_mean": mean, "image_std": std}
+        self.stride = stride
+        self.normalize = normalize
+        # The config carries them, so the state dict need not.
+        self.register_buffer("image_mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("image_std", torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor, *, normalize: bool | None = None) -> Tensor:
+        """Estimate the normals of a batch of images of any size.
+
+        The image is padded on the right and at the bottom, by replication, to multiples of `stride`, and
+        the map is cropped back.
+
+        Args:
+            images: (B, 3, H, W), RGB, floating point in [0, 1].
+            normalize: False for the raw map, True for unit vectors; None as the model was built.
+
+        Returns:
+            (B, 3, H, W), `Convention.OPENCV`, float32 also under autocast (float64 from a float64 model). Unit
+            vectors; one that is zero or not finite is given as zero, which metrics count as invalid.
+
+        Raises:
+            ValueError: The shape is another, or a training batch leaves batch norm a single value per channel.
+            TypeError: The images are not a floating-point tensor.
+        """
+        _check_images(images)
+        height, width = images.shape[-2:]
+        images = (images.to(self.image_mean.dtype) - self.image_mean) / self.image_std
+        right, bottom = ((side + self.stride - 1) // self.stride * self.stride - side for side in (width, height))
+        images = functional.pad(images, (0, right, 0, bottom), mode="replicate")
+        if self.training:
+            self._check_training_batch(images)
+        raw = _crop(self.raw_map(images), height, width)
+        if raw.dtype != torch.float64:
+            raw = raw.float()
+        return geometry.normalize(raw) if (self.normalize if normalize is None else normalize) else raw
+
+    @abstractmethod
+    def raw_map(self, images: Tensor) -> Tensor:
+        """The network itself.
+
+        Args:
+            images: (B, 3, H, W), normalised; H and W multiples of `stride`.
+
+        Returns:
+            (B, 3, H, W), of any length.
+        """
+
+    def modules_on_deepest_map(self) -> Iterator[nn.Module]:
+        """Modules that may run batch norm on a map as small as the image divided by `stride`."""
+        return self.modules()
+
+    def save_pretrained(self, folder: str | Path, *, metadata: Mapping[str, Any] | None = None) -> None:
+        """Write the weights and the config to a folder: `normalkit.models.checkpoint.save_model`.
+
+        Args:
+            folder: The folder to write or replace; its parent must exist.
+            metadata: More entries for `config.json`, such as the training data.
+        """
+        from normalkit.models.checkpoint import save_model
+
+        save_model(folder, self, metadata=metadata)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, *, device: str | torch.device = "cpu") -> Self:
+        """Load a model of this class: `normalkit.models.checkpoint.load_model`.
+
+        Args:
+            folder: A folder written by `save_pretrained`.
+            device: Where to put it.
+
+        Returns:
+            The model, in eval mode.
+
+        Raises:
+            ValueError: The folder holds a model of another class, or is no valid checkpoint.
+            OSError: The folder, or a file in it, is missing or cannot be read.
+        """
+        from normalkit.models.checkpoint import load_model, read_config
+
+        found = read_config(folder)["model"]
+        model = load_model(folder, device=device)
+        if not isinstance(model, cls):
+            raise ValueError(f"{folder}: holds a {found}, not a {cls.__name__}; use {found}.from_pretrained")
+        return model
+
+    def _check_training_batch(self, images: Tensor) -> None:
+        batch, _, height, width = images.shape
+        if batch * height * width > self.stride**2:
+            return
+        if any(isinstance(module, _BatchNorm) and module.training for module in self.modules_on_deepest_map()):
+            raise ValueError(
+                f"images: a single one of {height} x {width} (padded) leaves one value per channel at stride "
+                f"{self.stride}, and batch norm cannot train on one; use two or more images in a batch, larger images, "
+                "or `model.eval()`"
+            )
+
+
+def _check_images(images: Tensor) -> None:
+    if not isinstance(images, Tensor):
+        raise TypeError(
+            f"images is a {type(images).__name__}; wanted a tensor (B, 3, H, W): "
+            "`normalkit.predict(model, image)` takes paths, pictures and arrays"
+        )
+    if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
+        mend = "; add the batch axis with `images[None]`" if images.ndim == 3 else ""
+        raise ValueError(f"images has shape {tuple(images.shape)}; wanted (B, 3, H, W), none of them 0{mend}")
+    if not images.is_floating_point():
+        raise TypeError(f"images has dtype {images.dtype}; wanted floating point in [0, 1]: divide uint8 images by 255")
+
+
+def _crop(raw: Tensor, height: int, width: int) -> Tensor:
+    if not torch.compiler.is_exporting():
+        return raw[..., :height, :width]
+    # A slice would make the exported program hold only for sides that are not multiples of the stride.
+    rows, columns = (torch.arange(side, device=raw.device) for side in (height, width))
+    return raw.index_select(-2, rows).index_select(-1, columns)
+
+
+def _channel_statistics(name: str, numbers: Sequence[float]) -> list[float]:
+    sequence = isinstance(numbers, Sequence) and not isinstance(numbers, str)
+    if not sequence or any(type(number) not in (int, float) for number in numbers):
+        raise TypeError(f"{name}={numbers!r}: wanted three numbers, one for each of R, G, B")
+    if len(numbers) != 3 or not all(math.isfinite(number) for number in numbers):
+        raise ValueError(f"{name}={tuple(numbers)}: wanted three finite numbers, one for each of R, G, B")
+    return [float(number) for number in numbers]

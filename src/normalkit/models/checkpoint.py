@@ -1,0 +1,203 @@
+"""Models on disk: a folder with `model.safetensors` and `config.json`, and never a pickle."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+import normalkit
+from normalkit.files import atomic_folder, recover_folder
+from normalkit.geometry import Convention
+from normalkit.models.base import NormalEstimator
+from normalkit.models.bilinear import BilinearNormals
+from normalkit.models.unet import UNetNormals
+
+__all__ = ["load_model", "read_config", "save_model", "write_model"]
+
+FORMAT = 1
+"""The layout of `config.json`; raised when an older reader would misread it."""
+
+MODELS: dict[str, type[NormalEstimator]] = {model.__name__: model for model in (UNetNormals, BilinearNormals)}
+"""The classes that a checkpoint may name."""
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+
+
+def save_model(folder: str | Path, model: NormalEstimator, *, metadata: Mapping[str, Any] | None = None) -> None:
+    """Write a model to a folder, which is replaced in one step once it is whole.
+
+    Args:
+        folder: The folder to write or replace; its parent must exist.
+        model: A model of a class that `MODELS` lists.
+        metadata: More entries for `config.json`: training data, metrics, the command. A figure that is not
+            finite is written as null, since JSON has no NaN.
+
+    Raises:
+        OSError: The folder cannot be written.
+        TypeError: The model is of another class, or the metadata hold what JSON has not.
+        ValueError: The metadata use a name that the format has taken.
+    """
+    with atomic_folder(folder) as temporary:
+        write_model(temporary, model, metadata=metadata)
+
+
+def write_model(folder: str | Path, model: NormalEstimator, *, metadata: Mapping[str, Any] | None = None) -> None:
+    """Write a model's two files into an open folder, such as that of `atomic_folder`, beside others.
+
+    Args:
+        folder: An existing folder.
+        model: As `save_model` takes it.
+        metadata: As `save_model` takes them.
+
+    Raises:
+        OSError: The files cannot be written.
+        TypeError: The model is of another class, or the metadata hold what JSON has not.
+        ValueError: The metadata use a name that the format has taken.
+    """
+    kind = type(model).__name__
+    if MODELS.get(kind) is not type(model):
+        raise TypeError(
+            f"model is a {kind}; wanted one of {', '.join(MODELS)}: unwrap what `torch.compile` or a trainer "
+            "put around it"
+        )
+    header = {
+        "format": FORMAT,
+        "normalkit": normalkit.__version__,
+        "model": kind,
+        "config": {**model.config, "normalize": model.normalize},
+        "convention": Convention.OPENCV.name,
+    }
+    metadata = dict(metadata or {})
+    taken = sorted(header.keys() & metadata.keys())
+    if taken:
+        raise ValueError(f"metadata: the format has taken {', '.join(taken)}; choose other names")
+    try:
+        text = json.dumps(_finite({**header, **metadata}), indent=2, allow_nan=False)
+    except TypeError as error:
+        raise TypeError(
+            f"metadata: {error}; wanted strings, numbers, booleans, None, lists and dictionaries"
+        ) from error
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    # Not `save_file`, which hides the system's reason for a failed write, and lets no one else read the file.
+    Path(folder, WEIGHTS).write_bytes(save(weights, metadata={"format": "pt"}))
+    Path(folder, CONFIG).write_text(text + "\n", encoding="utf-8")
+
+
+def read_config(folder: str | Path) -> dict[str, Any]:
+    """What a checkpoint is, without its weights.
+
+    Args:
+        folder: A folder that `save_model` wrote.
+
+    Returns:
+        `format`, `normalkit` (version), `model` (class), `config` (constructor arguments), `convention`, and
+        whatever metadata was given.
+
+    Raises:
+        FileNotFoundError: The folder or its config is missing.
+        ValueError: The config is not valid JSON, or not of a checkpoint that this version reads.
+    """
+    folder = recover_folder(folder)
+    path = folder / CONFIG
+    if not folder.is_dir():
+        why = "is a file; give the checkpoint folder that holds it" if folder.exists() else "there is no such folder"
+        raise FileNotFoundError(f"{folder}: {why}")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: missing; wanted a checkpoint folder with {CONFIG} and {WEIGHTS}")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not valid JSON ({error}); the file is damaged: take another checkpoint") from error
+    _check_header(path, config)
+    return dict(config)
+
+
+def load_model(folder: str | Path, *, device: str | torch.device = "cpu") -> NormalEstimator:
+    """Build a saved model and load its weights; nothing is downloaded and no code in the files is run.
+
+    Args:
+        folder: A folder that `save_model` wrote.
+        device: Where to put the model.
+
+    Returns:
+        The model, in eval mode.
+
+    Raises:
+        FileNotFoundError: The folder or one of its files is missing.
+        ValueError: A file is damaged, or the weights are not those of the model which the config describes.
+    """
+    header = read_config(folder)
+    path = Path(folder, WEIGHTS)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: missing; wanted a checkpoint folder with {CONFIG} and {WEIGHTS}")
+    model = _build(Path(folder, CONFIG), header)
+    try:
+        weights = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a whole safetensors file ({error}); take another checkpoint") from error
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    wrong = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+    if wrong:
+        listed = [f"{name} (file {found.get(name, 'none')}, model {wanted.get(name, 'none')})" for name in wrong[:5]]
+        raise ValueError(
+            f"{path}: {len(wrong)} tensors are not those of the {header['model']} in {CONFIG}: {', '.join(listed)}"
+            f"{' ...' if len(wrong) > 5 else ''}; the two files are not of one checkpoint"
+        )
+    model.load_state_dict(weights)
+    return model.to(device).eval()
+
+
+def _build(path: Path, header: Mapping[str, Any]) -> NormalEstimator:
+    kind: Callable[..., NormalEstimator] = MODELS[header["model"]]
+    arguments = inspect.signature(kind).parameters.keys() - {"pretrained"}
+    unknown = sorted(header["config"].keys() - arguments)
+    if unknown:
+        raise ValueError(
+            f"{path}: {header['model']} has no argument {', '.join(unknown)}; it has {', '.join(sorted(arguments))}"
+        )
+    try:
+        return kind(**header["config"], pretrained=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: not the config of a {header['model']}: {error}") from error
+
+
+def _check_header(path: Path, config: object) -> None:
+    wanted = {"format": int, "normalkit": str, "model": str, "config": dict, "convention": str}
+    if not isinstance(config, dict):
+        raise ValueError(f"{path}: wanted a JSON object with {', '.join(wanted)}; it holds a {type(config).__name__}")
+    for name, kind in wanted.items():
+        if type(config.get(name)) is not kind:
+            raise ValueError(
+                f"{path}: {name}={config.get(name)!r}; wanted a {kind.__name__}, as `save_model` writes it"
+            )
+    if not 1 <= config["format"] <= FORMAT:
+        raise ValueError(
+            f"{path}: format {config['format']}, written by normalkit {config['normalkit']}; normalkit "
+            f"{normalkit.__version__} reads formats up to {FORMAT}: run `pip install --upgrade normalkit`"
+        )
+    if config["model"] not in MODELS:
+        raise ValueError(f"{path}: model={config['model']!r} is not known; wanted one of {', '.join(MODELS)}")
+    if config["convention"] != Convention.OPENCV.name:
+        raise ValueError(
+            f"{path}: convention={config['convention']!r}; models answer in OPENCV: convert the training labels with "
+            "`convert_normals` and train again"
+        )
+
+
+def _finite(value: object) -> object:
+    """The same, with None for numbers that are not finite."""
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
