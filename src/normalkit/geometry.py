@@ -219,8 +219,10 @@ def rotate_normals(normals: Tensor, rotation: Tensor, *, dim: int = 1) -> Tensor
     _check_rotation(rotation)
     last = normals.to(rotation.dtype).movedim(dim, -1)
     if rotation.ndim == 3:
-        rotation = rotation.view(-1, *[1] * (last.ndim - 3), 3, 3)
-    turned = last @ rotation.mT if last.ndim > 1 else rotation @ last
+        rotation = rotation.view(-1, *[1] * (last.ndim - 2), 3, 3)
+    # Column by column: autocast and TF32 would round a matrix product.
+    columns = zip(rotation.unbind(-1), last.unbind(-1), strict=True)
+    turned = torch.stack([column * component.unsqueeze(-1) for column, component in columns]).sum(0)
     return turned.movedim(-1, dim).to(normals.dtype)
 
 
@@ -280,14 +282,16 @@ def depth_to_normals(
     mask = has_depth & (count >= min_valid * inside - 1e-3) & (farthest - nearest <= max_step * depth)
 
     focal = intrinsics.diagonal(dim1=1, dim2=2)[:, :2].mean(1).view(-1, 1, 1, 1)
-    mean, covariance = _window_moments(depth, weight, count, focal, radius)
+    # Where the normal is invalid anyway, nothing is divided by its depth: that might spoil the gradient.
+    middle = torch.where(mask, depth, 1)
+    mean, covariance = _window_moments(depth, weight, count, middle, focal, radius)
     normals, is_plane = _plane_normals(mean, covariance, intrinsics, focal)
     mask = mask & is_plane
     return torch.where(mask, normalize(torch.where(mask, normals, 0)), 0), mask.squeeze(1)
 
 
 def _window_moments(
-    depth: Tensor, weight: Tensor, count: Tensor, focal: Tensor, radius: int
+    depth: Tensor, weight: Tensor, count: Tensor, middle: Tensor, focal: Tensor, radius: int
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Mean and covariance of each window's points, in coordinates that know nothing of the camera.
 
@@ -299,14 +303,13 @@ def _window_moments(
         The mean of x, y, z and the covariances xx, xy, xz, yy, yz, zz, each (B, 1, H, W).
     """
     height, width = depth.shape[-2:]
-    middle = torch.where(depth > 0, depth, 1)
     depth = functional.pad(depth, (radius,) * 4)
     weight = functional.pad(weight, (radius,) * 4)
     x, y, z, xx, xy, xz, yy, yz, zz = (torch.zeros_like(middle) for _ in range(9))
     for dy in range(-radius, radius + 1):
         for dx in range(-radius, radius + 1):
             there = (..., slice(radius + dy, radius + dy + height), slice(radius + dx, radius + dx + width))
-            # Clamped, since across an edge, which is invalid anyway, a square might overflow and spoil the gradient.
+            # Clamped, since a square might overflow across an edge, invalid or not, and spoil the gradient.
             step = ((depth[there] - middle * weight[there]) / middle).clamp(max=STEP_LIMIT)
             ratio = step + weight[there]
             step = step * focal
@@ -407,7 +410,8 @@ def _check_normals(normals: Tensor, dim: int) -> None:
 
 def _check_rotation(rotation: Tensor) -> None:
     identity = torch.eye(3, dtype=rotation.dtype, device=rotation.device)
-    near = (rotation @ rotation.mT - identity).abs() < 1e-3
+    product = (rotation.unsqueeze(-2) * rotation.unsqueeze(-3)).sum(-1)
+    near = (product - identity).abs() < 1e-3
     # A NaN is near nothing, and so refused too.
     if not bool(near.all() and (torch.linalg.det(rotation) > 0).all()):
         raise ValueError("rotation is not a rotation matrix: R R^T must be the identity and det R = 1")

@@ -1,0 +1,103 @@
+"""Surface normals: networks, losses, metrics, transforms and files, with the axes always stated.
+
+Each public name is loaded when it is first used, so `import normalkit` itself is immediate.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AngularLoss",
+    "AngularMetrics",
+    "BilinearHead",
+    "BilinearNormals",
+    "Convention",
+    "NormalFolder",
+    "NormalHead",
+    "RGBDNormals",
+    "SurfaceNormalMetrics",
+    "SurfaceNormals",
+    "SyntheticRooms",
+    "TimmEncoder",
+    "UNetDecoder",
+    "UNetNormals",
+    "__version__",
+    "angular_error",
+    "angular_loss",
+    "convert_normals",
+    "depth_to_normals",
+    "load_model",
+    "normals_to_rgb",
+    "predict",
+    "read_normals",
+    "rgb_to_normals",
+    "rotate_normals",
+    "save_model",
+    "surface_normal_metrics",
+    "write_normals",
+]
+
+# The same names twice: type checkers and editors read the imports, the interpreter reads the table.
+if TYPE_CHECKING:
+    from normalkit.codec import normals_to_rgb, read_normals, rgb_to_normals, write_normals
+    from normalkit.data.folder import NormalFolder
+    from normalkit.data.rgbd import RGBDNormals
+    from normalkit.data.synthetic.rooms import SyntheticRooms
+    from normalkit.geometry import Convention, angular_error, convert_normals, depth_to_normals, rotate_normals
+    from normalkit.inference import predict
+    from normalkit.losses import AngularLoss, angular_loss
+    from normalkit.metrics import AngularMetrics, SurfaceNormalMetrics, surface_normal_metrics
+    from normalkit.models.bilinear import BilinearNormals
+    from normalkit.models.checkpoint import load_model, save_model
+    from normalkit.models.unet import UNetNormals
+    from normalkit.nn.decoder import UNetDecoder
+    from normalkit.nn.encoder import TimmEncoder
+    from normalkit.nn.heads import BilinearHead, NormalHead
+    from normalkit.transforms import SurfaceNormals
+else:
+    _HOMES = {
+        "AngularLoss": "losses",
+        "AngularMetrics": "metrics",
+        "BilinearHead": "nn.heads",
+        "BilinearNormals": "models.bilinear",
+        "Convention": "geometry",
+        "NormalFolder": "data.folder",
+        "NormalHead": "nn.heads",
+        "RGBDNormals": "data.rgbd",
+        "SurfaceNormalMetrics": "metrics",
+        "SurfaceNormals": "transforms",
+        "SyntheticRooms": "data.synthetic.rooms",
+        "TimmEncoder": "nn.encoder",
+        "UNetDecoder": "nn.decoder",
+        "UNetNormals": "models.unet",
+        "angular_error": "geometry",
+        "angular_loss": "losses",
+        "convert_normals": "geometry",
+        "depth_to_normals": "geometry",
+        "load_model": "models.checkpoint",
+        "normals_to_rgb": "codec",
+        "predict": "inference",
+        "read_normals": "codec",
+        "rgb_to_normals": "codec",
+        "rotate_normals": "geometry",
+        "save_model": "models.checkpoint",
+        "surface_normal_metrics": "metrics",
+        "write_normals": "codec",
+    }
+
+    def __getattr__(name: str) -> object:
+        """Load a public name from its module and keep it (PEP 562)."""
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        import importlib
+
+        value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+        globals()[name] = value
+        return value
+
+    def __dir__() -> list[str]:
+        """Every public name, loaded or not."""
+        return sorted({*globals(), *__all__})

@@ -1,0 +1,359 @@
+"""The `normalkit` command: predict, evaluate, depth-to-normals, info; and `run_script`, by which scripts end alike.
+
+What a subcommand needs is imported when it runs, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn, TypeVar
+
+import tyro
+
+from normalkit.files import atomic_file, check_writable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["find_pictures", "main", "result_paths", "run_script"]
+
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm")
+"""Suffixes of the pictures in a folder; a file that is named itself may have any."""
+BAD_INPUT = (OSError, ValueError, ImportError, ArithmeticError, MemoryError)
+"""What is reported in one line. Anything else is a fault of the program, and shows where it happened."""
+
+Format = Literal["png", "png16", "npy", "exr"]
+ConventionName = Literal["OPENCV", "OPENGL", "DSINE", "TASKONOMY"]
+Device = Annotated[str, tyro.conf.arg(help="cpu, cuda, cuda:1, mps, ...")]
+Config = TypeVar("Config")
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Estimate the normals of photos; writes NAME.normals.png for each."""
+
+    photos: tyro.conf.Positional[tuple[Path, ...]]
+    """Picture files, or folders of them."""
+    checkpoint: Path
+    """Folder of a trained model, such as runs/surface_normals/best."""
+    out: Path
+    """Folder for the results; made if missing."""
+    format: Format = "png"
+    """png has 8 bits a channel, png16 16; npy and exr are float32."""
+    convention: ConventionName = "OPENCV"
+    """Axes of the files written, which also say so themselves."""
+    flip: bool = False
+    """Average with the prediction for the mirrored photo: a little better, at twice the time."""
+    device: Device = "cpu"
+
+    def run(self) -> int:
+        """Do it; 1 if any photo failed."""
+        from normalkit.inference import predict
+        from normalkit.models.checkpoint import load_model
+
+        results = result_paths(find_pictures(self.photos), self.out, suffix=_suffix(self.format))
+        model = load_model(self.checkpoint, device=_checked_device(self.device))
+        check_writable(self.out)
+
+        def one(photo: Path, result: Path) -> None:
+            _write(result, predict(model, photo, flip=self.flip), self.format, self.convention)
+
+        return _for_each(results, one)
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Score a checkpoint on a folder of pictures with known normals."""
+
+    checkpoint: Path
+    """Folder of a trained model."""
+    data: Path
+    """An RGB-D recording (7-Scenes or TUM layout), or with --images and --normals any folder of pairs."""
+    images: str | None = None
+    """Pattern of the image files with one *, such as 'rgb/*.png'."""
+    normals: str | None = None
+    """Pattern of the normal files with one *, such as 'normal/*.png'."""
+    masks: str | None = None
+    """Pattern of the mask files, where 0 is invalid."""
+    convention: ConventionName | None = None
+    """Axes of the normal files; needed where these do not say so themselves."""
+    flip: bool = False
+    """Average with the prediction for the mirrored picture."""
+    per_image: bool = False
+    """Average the figures of single pictures, instead of pooling all pixels."""
+    batch_size: int = 1
+    """Pictures at a time; more than 1 needs pictures of one size."""
+    json: Path | None = None
+    """Also write the figures to this file."""
+    device: Device = "cpu"
+
+    def run(self) -> int:
+        """Do it."""
+        from normalkit.data import open_dataset
+        from normalkit.geometry import Convention
+        from normalkit.models.checkpoint import load_model
+        from normalkit.training import evaluate, evaluation_loader, format_figures
+
+        model = load_model(self.checkpoint, device=_checked_device(self.device))
+        dataset = open_dataset(
+            self.data,
+            images=self.images,
+            normals=self.normals,
+            masks=self.masks,
+            convention=None if self.convention is None else Convention[self.convention],
+        )
+        loader = evaluation_loader(dataset, batch_size=self.batch_size)
+        if self.json is not None:
+            check_writable(self.json.parent)
+        figures = evaluate(model, loader, flip=self.flip, reduction="per_image" if self.per_image else "pooled")
+        print(format_figures(figures))
+        if self.json is not None:
+            with atomic_file(self.json) as temporary:
+                temporary.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        return 0
+
+
+@dataclass(frozen=True)
+class DepthToNormals:
+    """Compute normals from depth images; writes NAME.normals.png for each."""
+
+    depths: tyro.conf.Positional[tuple[Path, ...]]
+    """16-bit PNG, NPY or EXR depth files."""
+    intrinsics: Path
+    """Text or NPY file with the camera's 3 x 3 matrix, in pixels of these depth images."""
+    out: Path
+    """Folder for the results; made if missing."""
+    scale: float = 1000.0
+    """Units a metre in PNG files: 1000 for millimetres, 5000 for TUM."""
+    window: int = 7
+    """Side of the window that a plane is fitted to, pixels."""
+    min_valid: float = 0.8
+    """Least share of the window that must have depth."""
+    max_step: float = 0.15
+    """Largest spread of depth in the window, as a share of the depth."""
+    format: Format = "png"
+    """png has 8 bits a channel, png16 16; npy and exr are float32."""
+    convention: ConventionName = "OPENCV"
+    """Axes of the files written."""
+
+    def run(self) -> int:
+        """Do it; 1 if any file failed."""
+        import torch
+
+        from normalkit.geometry import depth_to_normals
+        from normalkit.images import read_depth, read_intrinsics
+
+        results = result_paths(self.depths, self.out, suffix=_suffix(self.format))
+        matrix = read_intrinsics(self.intrinsics)
+
+        def normals_from(depth: Tensor) -> Tensor:
+            return depth_to_normals(
+                depth[None], matrix, window=self.window, min_valid=self.min_valid, max_step=self.max_step
+            )[0][0]
+
+        # An argument out of range fails here, once, and not for each file.
+        normals_from(torch.ones(1, 1, 1))
+        if not 0 < self.scale < float("inf"):
+            raise ValueError(f"--scale {self.scale}: wanted a positive number, file units to a metre")
+        check_writable(self.out)
+
+        def one(path: Path, result: Path) -> None:
+            _write(result, normals_from(read_depth(path, scale=self.scale)), self.format, self.convention)
+
+        return _for_each(results, one)
+
+
+@dataclass(frozen=True)
+class Info:
+    """Say what a checkpoint is: its network, axes, training data and figures."""
+
+    checkpoint: tyro.conf.Positional[Path]
+    """Folder of a trained model."""
+
+    def run(self) -> int:
+        """Do it."""
+        from normalkit.models.checkpoint import load_model, read_config
+        from normalkit.training import dotted
+
+        header = read_config(self.checkpoint)
+        model = load_model(self.checkpoint)
+        print(f"{header['model']}, {sum(p.numel() for p in model.parameters()) / 1e6:.2f} million parameters")
+        for name, value in dotted(header):
+            print(f"  {name:<24} {value}")
+        return 0
+
+
+Command = (
+    Annotated[Predict, tyro.conf.subcommand("predict")]
+    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[DepthToNormals, tyro.conf.subcommand("depth-to-normals")]
+    | Annotated[Info, tyro.conf.subcommand("info")]
+)
+
+
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line; exits with 1 and one line on bad input, with 2 on words that it does not know.
+
+    Args:
+        args: The words after `normalkit`; by default those of the process.
+    """
+    command = tyro.cli(Command, prog="normalkit", args=args, config=(tyro.conf.OmitArgPrefixes,))
+    sys.exit(_exit_code("normalkit", command.run))
+
+
+def run_script(main: Callable[[Config], int | None], config: type[Config]) -> NoReturn:
+    """Read a script's command line, run it, and exit as `normalkit` does.
+
+    Bad input is one line on stderr and exit code 1. A run that was interrupted exits with 128 plus the signal's
+    number, as shells have it: 130 for Ctrl-C, 143 for SIGTERM.
+
+    Args:
+        main: Takes the configuration; what it returns is the exit code, None for 0.
+        config: A dataclass whose fields are the script's options.
+    """
+    sys.exit(_exit_code(Path(sys.argv[0]).name, lambda: main(tyro.cli(config))))
+
+
+def find_pictures(paths: Iterable[Path]) -> list[Path]:
+    """The given files, and the pictures in the given folders.
+
+    Of a folder, hidden files and the results of `normalkit predict` are left out.
+
+    Args:
+        paths: Files and folders.
+
+    Returns:
+        Paths in the order given, a folder's by name; none twice.
+
+    Raises:
+        FileNotFoundError: One does not exist, or a folder holds no pictures.
+    """
+    found: dict[Path, None] = {}
+    for path in paths:
+        if not path.exists():
+            raise FileNotFoundError(f"{path}: no such file or folder")
+        inside = [path] if not path.is_dir() else sorted(p for p in path.iterdir() if _is_picture(p))
+        if not inside:
+            raise FileNotFoundError(f"{path}: no pictures in this folder ({', '.join(PICTURES)})")
+        found |= dict.fromkeys(inside)
+    return list(found)
+
+
+def result_paths(sources: Sequence[Path], out: Path, *, suffix: str = ".png") -> dict[Path, Path]:
+    """Where each source's result goes: NAME.normals and the suffix, in one folder.
+
+    Args:
+        sources: Files to work on.
+        out: Folder of the results.
+        suffix: Of the results.
+
+    Returns:
+        Result by source.
+
+    Raises:
+        ValueError: There are no sources, two would have the same result, or a result would replace a source.
+    """
+    if not sources:
+        raise ValueError("no files given")
+    results = {source: out / f"{source.stem}.normals{suffix}" for source in sources}
+    originals = {source.resolve(): source for source in sources}
+    owners: dict[Path, Path] = {}
+    for source, result in results.items():
+        if owners.setdefault(result, source) != source:
+            raise ValueError(f"{owners[result]} and {source} would both be written to {result}; use two folders")
+        if result.resolve() in originals:
+            raise ValueError(
+                f"{originals[result.resolve()]} would be overwritten by the result of {source}; choose another folder"
+            )
+    return results
+
+
+def _is_picture(path: Path) -> bool:
+    hidden_or_result = path.name.startswith(".") or path.stem.endswith(".normals")
+    return path.suffix.lower() in PICTURES and not hidden_or_result and path.is_file()
+
+
+def _suffix(kind: Format) -> str:
+    """The suffix of a format, once what it needs is known to be installed."""
+    if kind == "exr":
+        from normalkit.images import import_exr
+
+        import_exr()
+    return ".png" if kind == "png16" else f".{kind}"
+
+
+def _checked_device(name: str) -> str:
+    import torch
+
+    try:
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        here += ["mps"] if torch.backends.mps.is_available() else []
+        raise ValueError(f"--device {name}: not on this machine, which has {', '.join(here)}") from error
+    return name
+
+
+def _write(path: Path, normals: Tensor, kind: Format, convention: str) -> None:
+    from normalkit.codec import write_normals
+
+    write_normals(path, normals, convention=convention, bits=16 if kind == "png16" else 8)
+
+
+def _for_each(results: Mapping[Path, Path], work: Callable[[Path, Path], None]) -> int:
+    """Work through the files; one that fails is reported and does not stop the rest."""
+    failed = 0
+    for source, result in results.items():
+        try:
+            work(source, result)
+        except BAD_INPUT as error:
+            failed += 1
+            message = _one_line(error)
+            where = "" if str(source) in message or str(result) in message else f"{source}: "
+            print(f"normalkit: {where}{message}", file=sys.stderr)
+        else:
+            print(f"{source} -> {result}")
+    if failed:
+        print(f"normalkit: {failed} of {len(results)} files failed", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _exit_code(name: str, work: Callable[[], int | None]) -> int:
+    """Do the work; bad input and interrupts become one line and a code."""
+    try:
+        code = work() or 0
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # The reader, such as `head`, has seen enough; Python would complain on flushing at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        message, code = "stopped", 130
+    except BAD_INPUT as error:
+        message, code = _one_line(error), 1
+    except RuntimeError as error:
+        from normalkit.training import Interrupted
+
+        if not isinstance(error, Interrupted):
+            raise
+        message, code = _one_line(error), error.exit_code
+    print(f"{name}: {message}", file=sys.stderr)
+    return code
+
+
+def _one_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    if "in DataLoader worker process" in lines[0]:
+        # Such an error carries the worker's traceback; the last line is the class and the message.
+        return lines[-1].partition(": ")[2] or lines[-1]
+    return " ".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,425 @@
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from recordings import write_recording
+
+from normalkit.cli import find_pictures, main, result_paths, run_script
+from normalkit.codec import read_normals, write_normals
+from normalkit.data import RGBDNormals
+from normalkit.geometry import Convention, depth_to_normals
+from normalkit.images import read_depth, read_intrinsics
+from normalkit.inference import predict
+from normalkit.models.checkpoint import load_model, save_model
+from normalkit.models.unet import UNetNormals
+from normalkit.training import Interrupted, format_figures
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """Nets this small are slower with more, and forked children can use but one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("models") / "best"
+    model = UNetNormals("test_resnet", pretrained=False, decoder_channels=(8, 8, 8, 8, 8), skips=(2, 3))
+    save_model(folder, model, metadata={"data": "red_kitchen", "metrics": {"mean": 19.25}})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "recording"
+    write_recording(folder, 3)
+    return folder
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    draw = np.random.default_rng(0)
+    for name, size in [("a.jpg", (40, 33, 3)), ("b.PNG", (20, 64)), ("c.webp", (1, 1, 3))]:
+        Image.fromarray(draw.integers(0, 256, size, dtype=np.uint8)).save(folder / name)
+    (folder / "notes.txt").write_text("not a picture")
+    return folder
+
+
+def run(capsys, *words):
+    """Exit code, lines of stdout, lines of stderr."""
+    with pytest.raises(SystemExit) as stop:
+        main([str(word) for word in words])
+    output = capsys.readouterr()
+    return stop.value.code, output.out.splitlines(), output.err.splitlines()
+
+
+def refused(capsys, *words):
+    """The one line with which a command ends."""
+    code, out, err = run(capsys, *words)
+    assert (code, out) == (1, [])
+    assert len(err) == 1
+    assert err[0].startswith("normalkit: ")
+    return err[0]
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+# predict
+
+
+@pytest.mark.parametrize(
+    ("kind", "suffix", "degrees"),
+    [("png", "png", 0.4), ("png16", "png", 0.002), ("npy", "npy", 0.001), ("exr", "exr", 0.001)],
+)
+@pytest.mark.parametrize("convention", ["OPENCV", "DSINE"])
+def test_predict_writes_each_photo_s_normals(capsys, checkpoint, photos, tmp_path, kind, suffix, degrees, convention):
+    if kind == "exr":
+        pytest.importorskip("OpenEXR")
+    out = tmp_path / "new" / "out"
+    words = ("--checkpoint", checkpoint, "--out", out, "--format", kind, "--convention", convention)
+    code, lines, errors = run(capsys, "predict", photos, *words)
+    assert (code, errors) == (0, [])
+    assert names(out) == [f"{stem}.normals.{suffix}" for stem in "abc"]
+    assert lines[0] == f"{photos / 'a.jpg'} -> {out / f'a.normals.{suffix}'}"
+    model = load_model(checkpoint)
+    for photo in find_pictures([photos]):
+        # The file states its convention, so none is given here.
+        normals, mask = read_normals(out / f"{photo.stem}.normals.{suffix}")
+        cosine = (normals * predict(model, photo)).sum(0).clamp(-1, 1)
+        assert mask.all()
+        assert cosine.min() > np.cos(np.radians(degrees)) - 1e-6
+    if kind == "npy":
+        written = torch.from_numpy(np.load(out / "a.normals.npy")).permute(2, 0, 1)
+        signs = torch.tensor(Convention[convention].signs).view(3, 1, 1)
+        torch.testing.assert_close(written, signs * predict(model, photos / "a.jpg"))
+
+
+def test_predict_flip_is_passed_on(capsys, checkpoint, photos, tmp_path):
+    words = ("--checkpoint", checkpoint, "--out", tmp_path, "--format", "npy", "--flip")
+    assert run(capsys, "predict", photos / "a.jpg", *words)[0] == 0
+    expected = predict(load_model(checkpoint), photos / "a.jpg", flip=True)
+    torch.testing.assert_close(read_normals(tmp_path / "a.normals.npy")[0], expected)
+
+
+def test_a_bad_file_is_reported_and_the_rest_done(capsys, checkpoint, photos, tmp_path):
+    (photos / "a.jpg").write_bytes((photos / "a.jpg").read_bytes()[:200])
+    (photos / "bad.png").write_bytes(b"")
+    (tmp_path / "out" / "c.normals.png").mkdir(parents=True)
+    code, lines, errors = run(
+        capsys, "predict", photos, photos / "notes.txt", "--checkpoint", checkpoint, "--out", tmp_path / "out"
+    )
+    assert code == 1
+    assert len(lines) == 1
+    assert lines[0].startswith(str(photos / "b.PNG"))
+    assert len(errors) == 5
+    for line, file in zip(
+        errors, ["photos/a.jpg", "photos/bad.png", "out/c.normals.png", "photos/notes.txt"], strict=False
+    ):
+        assert line.startswith("normalkit: ")
+        assert file in line
+    assert errors[4] == "normalkit: 4 of 5 files failed"
+    assert names(tmp_path / "out") == ["b.normals.png", "c.normals.png"]
+
+
+def test_an_error_that_names_no_file_is_given_its_name(capsys, checkpoint, photos, tmp_path, monkeypatch):
+    def too_large(*args, **kwargs):
+        raise MemoryError("a picture of 9 x 9 does not fit into memory; shrink it")
+
+    monkeypatch.setattr("normalkit.inference.predict", too_large)
+    errors = run(capsys, "predict", photos / "a.jpg", "--checkpoint", checkpoint, "--out", tmp_path)[2]
+    assert errors[0] == f"normalkit: {photos / 'a.jpg'}: a picture of 9 x 9 does not fit into memory; shrink it"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["{photos}/nowhere.jpg", "--checkpoint", "{checkpoint}"], "nowhere.jpg: no such file or folder"),
+        (["{tmp}/empty", "--checkpoint", "{checkpoint}"], "empty: no pictures in this folder"),
+        (
+            ["{photos}/a.jpg", "{tmp}/other/a.png", "--checkpoint", "{checkpoint}"],
+            "a.jpg and .*a.png would both be written",
+        ),
+        (["{photos}", "--checkpoint", "{tmp}/empty"], "config.json: missing; wanted a checkpoint folder"),
+        (["{photos}", "--checkpoint", "{tmp}/nowhere"], "nowhere: there is no such folder"),
+        (["{photos}", "--checkpoint", "{photos}/a.jpg"], "a.jpg: is a file"),
+        (["{photos}", "--checkpoint", "{tmp}/mixed"], "tensors are not those of the UNetNormals"),
+        (["{photos}", "--checkpoint", "{tmp}/foreign"], "model='Gpt' is not known"),
+        (
+            ["{photos}", "--checkpoint", "{checkpoint}", "--device", "gpu"],
+            r"--device gpu: not on this machine, which has cpu",
+        ),
+        (["{photos}", "--checkpoint", "{checkpoint}", "--device", "cuda:99"], "--device cuda:99: not on this machine"),
+        (["{photos}", "--checkpoint", "{checkpoint}", "--device", "meta"], "--device meta: not on this machine"),
+        (["--checkpoint", "{checkpoint}"], "no files given"),
+    ],
+)
+def test_predict_refuses_before_it_begins(capsys, checkpoint, photos, tmp_path, words, message):
+    for name in ("empty", "other", "mixed", "foreign"):
+        (tmp_path / name).mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "other" / "a.png")
+    config = json.loads((checkpoint / "config.json").read_text())
+    for name, header in [
+        ("mixed", {**config, "config": {**config["config"], "skips": []}}),
+        ("foreign", {**config, "model": "Gpt"}),
+    ]:
+        (tmp_path / name / "config.json").write_text(json.dumps(header))
+        (tmp_path / name / "model.safetensors").write_bytes((checkpoint / "model.safetensors").read_bytes())
+    filled = [word.format(photos=photos, tmp=tmp_path, checkpoint=checkpoint) for word in words]
+    line = refused(capsys, "predict", *filled, "--out", tmp_path / "out")
+    assert re.search(message, line)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_cannot_be_written_is_refused(capsys, checkpoint, photos, tmp_path):
+    (tmp_path / "file").touch()
+    line = refused(capsys, "predict", photos, "--checkpoint", checkpoint, "--out", tmp_path / "file" / "out")
+    assert f"cannot write {tmp_path / 'file' / 'out'}: a file stands" in line
+
+
+def test_a_missing_exr_package_is_found_before_the_model_runs(capsys, checkpoint, photos, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "OpenEXR", None)
+    words = ("--checkpoint", checkpoint, "--out", tmp_path / "out", "--format", "exr")
+    assert "pip install" in refused(capsys, "predict", photos, *words)
+
+
+def test_results_and_hidden_files_are_no_photos(photos, tmp_path):
+    for name in ("a.normals.png", "._a.jpg"):
+        (photos / name).write_bytes((photos / "c.webp").read_bytes())
+    (photos / "folder.jpg").mkdir()
+    found = find_pictures([photos / "c.webp", photos, photos / "notes.txt"])
+    assert [path.name for path in found] == ["c.webp", "a.jpg", "b.PNG", "notes.txt"]
+
+
+def test_a_result_never_replaces_a_source(tmp_path):
+    sources = [tmp_path / "a.png", tmp_path / "a.normals.png"]
+    with pytest.raises(ValueError, match=r"a\.normals\.png would be overwritten by the result of .*a\.png"):
+        result_paths(sources, tmp_path)
+    assert result_paths(sources[:1], tmp_path, suffix=".npy") == {sources[0]: tmp_path / "a.normals.npy"}
+
+
+# evaluate
+
+
+def errors_of(model, samples):
+    """Angles of the valid pixels of each sample in degrees, by the arc cosine."""
+    errors = []
+    for sample in samples:
+        cosine = (predict(model, sample["image"]) * sample["normals"]).sum(0).double().numpy()
+        errors.append(np.degrees(np.arccos(np.clip(cosine, -1, 1)))[sample["mask"].numpy()])
+    return errors
+
+
+@pytest.mark.parametrize("per_image", [False, True])
+def test_evaluate_scores_a_recording(capsys, checkpoint, recording, tmp_path, per_image):
+    words = ("--checkpoint", checkpoint, "--data", recording, "--json", tmp_path / "new" / "figures.json")
+    code, lines, _ = run(capsys, "evaluate", *words, *(["--per-image"] if per_image else []))
+    data = RGBDNormals(recording)
+    errors = errors_of(load_model(checkpoint), [data[i] for i in range(3)])
+    figures = json.loads((tmp_path / "new" / "figures.json").read_text())
+    parts = errors if per_image else [np.concatenate(errors)]
+    assert figures["mean"] == pytest.approx(np.mean([e.mean() for e in parts]), abs=0.3)
+    assert figures["median"] == pytest.approx(np.mean([np.median(e) for e in parts]), abs=0.3)
+    assert (code, lines) == (0, [format_figures(figures)])
+
+
+def test_evaluate_scores_pairs_of_files(capsys, checkpoint, recording, tmp_path):
+    """The recording's own normals as files, so that its figures come out again."""
+    data = RGBDNormals(recording)
+    for number in range(3):
+        sample = data[number]
+        (tmp_path / "pairs").mkdir(exist_ok=True)
+        Image.open(recording / f"frame-{number:06}.color.jpg").save(tmp_path / "pairs" / f"{number}_img.png")
+        normals = sample["normals"].as_subclass(torch.Tensor)
+        write_normals(tmp_path / "pairs" / f"{number}_n.npy", normals, sample["mask"], convention=Convention.OPENGL)
+    both = []
+    for number, words in enumerate(
+        [(recording,), (tmp_path / "pairs", "--images", "*_img.png", "--normals", "*_n.npy")]
+    ):
+        json_file = tmp_path / f"{number}.json"
+        assert run(capsys, "evaluate", "--checkpoint", checkpoint, "--json", json_file, "--data", *words)[0] == 0
+        both.append(json.loads(json_file.read_text()))
+    assert both[0] == pytest.approx(both[1], abs=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--data", "{tmp}/nowhere"], "nowhere: no such folder"),
+        (["--data", "{recording}", "--images", "*.color.jpg"], "needs both images and normals"),
+        (["--data", "{recording}", "--images", "*.color.jpg", "--normals", "*.exr"], "images have no file for normals"),
+        (["--data", "{recording}", "--batch-size", "0"], "batch_size=0: wanted at least 1"),
+        (
+            ["--data", "{recording}", "--json", "{recording}/camera-intrinsics.txt/a.json"],
+            "cannot write .*a file stands",
+        ),
+        (["--data", "{recording}", "--device", "gpu"], "--device gpu: not on this machine"),
+    ],
+)
+def test_evaluate_refuses_before_it_begins(capsys, checkpoint, recording, tmp_path, words, message):
+    filled = [word.format(recording=recording, tmp=tmp_path) for word in words]
+    line = refused(capsys, "evaluate", "--checkpoint", checkpoint, *filled)
+    assert re.search(message, line)
+
+
+def test_an_error_in_a_loader_worker_is_one_line(capsys, checkpoint, tmp_path):
+    write_recording(tmp_path / "data", 3)
+    broken = tmp_path / "data" / "frame-000001.color.jpg"
+    broken.write_bytes(b"")
+    code, _, errors = run(capsys, "evaluate", "--checkpoint", checkpoint, "--data", tmp_path / "data")
+    assert code == 1
+    assert errors[-1] == f"normalkit: {broken}: the file is empty; copy or download it again"
+    assert not any("Traceback" in line for line in errors)
+
+
+# depth-to-normals
+
+
+@pytest.mark.parametrize("kind", ["png", "npy"])
+def test_depth_to_normals_is_the_function(capsys, recording, tmp_path, kind):
+    depths = sorted(recording.glob("*.depth.png"))
+    matrix = recording / "camera-intrinsics.txt"
+    words = ("--intrinsics", matrix, "--out", tmp_path, "--format", kind, "--window", 5, "--convention", "TASKONOMY")
+    code, lines, _ = run(capsys, "depth-to-normals", *depths, *words)
+    assert (code, len(lines)) == (0, 3)
+    for path in depths:
+        expected, mask = depth_to_normals(read_depth(path)[None], read_intrinsics(matrix), window=5)
+        normals, found = read_normals(tmp_path / f"{path.stem}.normals.{kind}")
+        assert torch.equal(found, mask[0])
+        torch.testing.assert_close(normals, expected[0], rtol=0, atol=1e-2 if kind == "png" else 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--window", "4"], "window=4: wanted an odd number"),
+        (["--scale", "0"], "--scale 0.0: wanted a positive number"),
+        (["--min-valid", "2"], "min_valid=2.0: wanted a share"),
+        (["--intrinsics", "{tmp}/nowhere.txt"], "nowhere.txt does not exist"),
+    ],
+)
+def test_depth_to_normals_refuses_before_it_begins(capsys, recording, tmp_path, words, message):
+    matrix = recording / "camera-intrinsics.txt"
+    files = sorted(recording.glob("*.depth.png"))
+    defaults = [] if "--intrinsics" in words else ["--intrinsics", matrix]
+    filled = [word.format(tmp=tmp_path) for word in words]
+    line = refused(capsys, "depth-to-normals", *files, *defaults, *filled, "--out", tmp_path / "out")
+    assert message in line
+    assert not (tmp_path / "out").exists()
+
+
+# info and the rest
+
+
+def test_info_says_what_a_checkpoint_is(capsys, checkpoint):
+    code, lines, _ = run(capsys, "info", checkpoint)
+    assert code == 0
+    facts = dict(line.split(maxsplit=1) for line in lines[1:])
+    millions = sum(p.numel() for p in load_model(checkpoint).parameters()) / 1e6
+    assert lines[0] == f"UNetNormals, {millions:.2f} million parameters"
+    assert (facts["config.encoder"], facts["config.skips"]) == ("test_resnet", "[2, 3]")
+    assert (facts["convention"], facts["data"], facts["metrics.mean"]) == ("OPENCV", "red_kitchen", "19.25")
+
+
+def test_no_words_and_unknown_words_are_usage_errors(capsys):
+    for words in ([], ["paint"], ["predict", "a.jpg", "--checkpoint", "c", "--out", "o", "--format", "bmp"]):
+        assert run(capsys, *words)[0] == 2
+    assert run(capsys, "--help")[0] == 0
+
+
+def test_help_comes_without_loading_the_library():
+    words = [sys.executable, "-X", "importtime", "-m", "normalkit.cli", "--help"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    for word in ("predict", "evaluate", "depth-to-normals", "info"):
+        assert word in done.stdout
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "tyro" in loaded
+    assert loaded.isdisjoint({"accelerate", "cv2", "matplotlib", "numpy", "tensorboard", "timm", "torch"})
+
+
+@dataclass(frozen=True)
+class Config:
+    number: int = 1
+
+
+def script(work, monkeypatch, capsys, *words):
+    monkeypatch.setattr(sys, "argv", ["folder/script.py", *words])
+    with pytest.raises(SystemExit) as stop:
+        run_script(work, Config)
+    return stop.value.code, capsys.readouterr().err
+
+
+def raiser(error):
+    def work(config):
+        raise error
+
+    return work
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (ValueError("too\n  long"), 1, "too long"),
+        (FileNotFoundError(2, "No such file", "a.txt"), 1, "[Errno 2] No such file: 'a.txt'"),
+        (FloatingPointError("the loss became nan"), 1, "the loss became nan"),
+        (OSError(), 1, "OSError"),
+        (KeyboardInterrupt(), 130, "stopped"),
+        (Interrupted(signal.SIGINT, Path("run")), 130, "stopped by SIGINT; go on with --resume (run/last is saved)"),
+        (Interrupted(signal.SIGTERM, Path("run")), 143, "stopped by SIGTERM; go on with --resume (run/last is saved)"),
+    ],
+)
+def test_scripts_end_with_a_line_and_a_code(monkeypatch, capsys, error, code, line):
+    assert script(raiser(error), monkeypatch, capsys) == (code, f"script.py: {line}\n")
+
+
+def test_scripts_that_end_well_return_their_code(monkeypatch, capsys):
+    assert script(lambda config: None, monkeypatch, capsys) == (0, "")
+    assert script(lambda config: config.number, monkeypatch, capsys, "--number", "3") == (3, "")
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a fault"), TypeError("a fault")])
+def test_faults_of_a_program_are_not_hidden(monkeypatch, error):
+    monkeypatch.setattr(sys, "argv", ["script.py"])
+    with pytest.raises(type(error), match="a fault"):
+        run_script(raiser(error), Config)
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(checkpoint):
+    """As `normalkit info ... | head -1`."""
+    read, write = os.pipe()
+    os.close(read)
+    child = os.fork()
+    if child == 0:
+        torch.set_num_threads(1)
+        os.dup2(write, 1)
+        sys.stdout = os.fdopen(1, "w", closefd=False)
+        try:
+            main(["info", str(checkpoint)])
+        except SystemExit as stop:
+            os._exit(stop.code)
+        except BaseException:
+            os._exit(99)
+    os.close(write)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -1,0 +1,203 @@
+"""The example scripts, run as their users run them, on next to nothing."""
+
+import csv
+import json
+import runpy
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from recordings import write_recording
+
+from normalkit.codec import read_normals
+from normalkit.data import RGBDNormals
+from normalkit.inference import predict
+from normalkit.models.checkpoint import load_model, read_config
+
+EXAMPLES = Path(__file__).parents[1] / "examples" / "surface_normals"
+TINY = ["--encoder", "test_resnet", "--pretrained", "False", "--workers", "0"]
+TRAIN = [
+    *TINY,
+    *["--decoder-channels", "8", "8", "8", "8", "8", "--batch-size", "2", "--holdout", "2", "--small-epochs", "1"],
+    *["--settings.epochs", "2", "--settings.validate-every", "1", "--settings.precision", "no"],
+]
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """Nets this small are slower with more, and equal bits need equally many."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "kitchen"
+    write_recording(folder / "train", 8)
+    write_recording(folder / "val", 3, seed=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def _cache(cache, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+
+
+def run(name, *words):
+    """The exit code of an example."""
+    before = sys.argv
+    sys.argv = [str(EXAMPLES / f"{name}.py"), *map(str, words)]
+    try:
+        with pytest.raises(SystemExit) as stop:
+            runpy.run_path(sys.argv[0], run_name="__main__")
+    finally:
+        sys.argv = before
+    return stop.value.code
+
+
+@pytest.fixture(scope="module")
+def trained(recording, cache, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    assert run("train", "--data", recording, "--out", folder, "--cache", cache, *TRAIN) == 0
+    return folder
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_train_leaves_the_run_with_its_curves_and_scores(trained):
+    assert names(trained) == [
+        *["best", "config.json", "curves.png", "last", "metrics.csv", "tensorboard", "val.json", "val.png"]
+    ]
+    with open(trained / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert float(rows[1]["train_loss"]) > 0
+    best = read_config(trained / "best")
+    lowest = min(float(row["mean"]) for row in rows)
+    assert best["metrics"]["mean"] == lowest
+    assert best["data"] == "kitchen"
+    assert (best["train"]["holdout"], best["config"]["decoder_channels"]) == (2, [8] * 5)
+    for name in ("curves.png", "val.png"):
+        assert Image.open(trained / name).size > (100, 100)
+
+
+def test_train_scores_every_frame_of_val(trained, recording):
+    """Against the angles of a plain loop over them."""
+    figures = json.loads((trained / "val.json").read_text())
+    model, data = load_model(trained / "best"), RGBDNormals(recording / "val")
+    errors = []
+    for sample in (data[i] for i in range(3)):
+        cosine = (predict(model, sample["image"]) * sample["normals"]).sum(0).double().numpy()
+        errors.append(np.degrees(np.arccos(np.clip(cosine, -1, 1)))[sample["mask"].numpy()])
+    assert figures["mean"] == pytest.approx(np.concatenate(errors).mean(), abs=0.3)
+
+
+def test_train_tells_no_one_where_it_ran(trained, recording, cache):
+    for path in [*trained.rglob("*.json"), *trained.rglob("*.safetensors"), *trained.rglob("*.pt")]:
+        content = path.read_bytes()
+        for place in (recording, cache, trained):
+            assert str(place.parent).encode() not in content
+
+
+def test_train_goes_on_where_it_stopped_and_ends_the_same(trained, recording, cache, tmp_path, monkeypatch):
+    words = ("--data", recording, "--out", tmp_path / "run", "--cache", cache, *TRAIN)
+    calls = []
+    step = torch.optim.AdamW.step
+
+    def stopped(self, *args):
+        calls.append(1)
+        if len(calls) == 4:
+            signal.raise_signal(signal.SIGTERM)
+        return step(self, *args)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", stopped)
+    assert run("train", *words) == 143
+    assert run("train", *words, "--resume") == 0
+    for file in ("best/model.safetensors", "last/model.safetensors", "val.json"):
+        assert (tmp_path / "run" / file).read_bytes() == (trained / file).read_bytes()
+    assert run("train", *words) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--holdout", "8"], "holdout=8: wanted 1 to 7, as {data}/train has 8 frames"),
+        (["--holdout", "0"], "holdout=0: wanted 1 to 7"),
+        (["--data", "{tmp}/nowhere"], "{tmp}/nowhere: no such folder"),
+        (["--data", "{tmp}/broken"], "{tmp}/broken/val"),
+        (["--batch-size", "7"], "batch_size=7: wanted between 1 and 6"),
+        (["--encoder", "no_such"], "no_such"),
+        (["--out", "{run}"], "{run} holds a run; resume it (--resume) or choose another folder"),
+        (["--out", "{run}", "--resume", "--alpha", "7"], "has metadata.train.alpha=1.0, this one 7.0"),
+        (["--out", "{tmp}/file/run"], "cannot write {tmp}/file/run"),
+        (["--settings.lr", "0"], "lr=0.0: wanted a positive rate"),
+    ],
+)
+def test_train_refuses_in_one_line_before_it_begins(capsys, trained, recording, tmp_path, words, message):
+    (tmp_path / "file").touch()
+    write_recording(tmp_path / "broken" / "train", 3)
+    (tmp_path / "broken" / "val").mkdir()
+    capsys.readouterr()
+    places = {"tmp": tmp_path, "run": trained, "data": recording}
+    filled = [word.format(**places) for word in words]
+    # Of an option that is given twice, the last counts.
+    assert run("train", "--data", recording, "--out", tmp_path / "out", *TRAIN, *filled) in (1, 2)
+    errors = capsys.readouterr().err
+    assert message.format(**places) in " ".join(errors.split())
+    assert "Traceback" not in errors
+    assert not (tmp_path / "out").exists()
+
+
+def test_evaluate_gives_the_figures_of_training(capsys, trained, recording, tmp_path):
+    out = tmp_path / "new" / "figures.json"
+    words = ("--checkpoint", trained / "best", "--data", recording / "val", "--out", out, "--workers", "0")
+    assert run("evaluate", *words, "--batch-size", "2") == 0
+    assert json.loads(out.read_text()) == pytest.approx(json.loads((trained / "val.json").read_text()), abs=1e-4)
+    assert capsys.readouterr().out.startswith("loss ")
+    assert run("evaluate", *words, "--flip") == 0
+    assert json.loads(out.read_text())["mean"] != json.loads((trained / "val.json").read_text())["mean"]
+
+
+def test_predict_draws_and_writes(trained, recording, tmp_path, capsys):
+    photos = sorted((recording / "val").glob("*.color.jpg"))[:2]
+    words = ("--checkpoint", trained / "best", "--out", tmp_path / "out")
+    assert run("predict", *words, "--photos", *photos) == 0
+    stems = [photo.stem for photo in photos]
+    assert names(tmp_path / "out") == sorted(f"{s}.{kind}.png" for s in stems for kind in ("normals", "figure"))
+    normals, _ = read_normals(tmp_path / "out" / f"{stems[0]}.normals.png")
+    assert (normals * predict(load_model(trained / "best"), photos[0])).sum(0).min() > 0.999
+    assert run("predict", *words, "--photos", photos[0], recording / "train" / photos[0].name) == 1
+    assert run("predict", *words, "--photos", tmp_path / "nowhere.jpg") == 1
+    assert "nowhere.jpg: no such file" in capsys.readouterr().err
+
+
+def test_demo_draws_trains_scores_and_keeps_what_is_there(tmp_path, capsys):
+    out = tmp_path / "demo"
+    out.mkdir()
+    (out / "mine.txt").write_text("keep me")
+    words = ("--out", out, "--rooms", "8", "--size", "32", "--epochs", "1", *TINY)
+    assert run("demo", *words) == 0
+    lines = capsys.readouterr().out
+    for name in ("best constant normal", "per-pixel mean normal", "U-Net"):
+        assert f"  {name} " in lines
+    assert {"best", "last", "metrics.csv", "figure.png", "curves.png", "mine.txt"} <= set(names(out))
+    before = (out / "best" / "model.safetensors").stat().st_mtime_ns
+    assert run("demo", *words) == 0
+    assert (out / "best" / "model.safetensors").stat().st_mtime_ns == before
+    assert run("demo", *words, "--epochs", "2") == 1
+    assert "has epochs=1, this one 2; use the same, or another folder" in capsys.readouterr().err

@@ -1,0 +1,1007 @@
+import csv
+import dataclasses
+import itertools
+import json
+import math
+import os
+import random
+import resource
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from normalkit.losses import AngularLoss
+from normalkit.models import checkpoint
+from normalkit.models.base import NormalEstimator
+from normalkit.models.checkpoint import load_model, read_config
+from normalkit.training import (
+    Interrupted,
+    TrainingSettings,
+    evaluate,
+    evaluation_loader,
+    fit,
+    format_figures,
+    normals_loss,
+    read_rows,
+    training_loader,
+)
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:The ``compute`` method:UserWarning"),
+]
+
+SETTINGS = TrainingSettings(epochs=2, lr=0.02, ema=0.5, warmup=0.2, precision="no", seed=3)
+STEPS = 3
+"""Batches in an epoch of `Scenes`."""
+
+
+class DropoutNormals(NormalEstimator):
+    """Small, but with all that a run must carry over: batch norm and randomness of its own."""
+
+    def __init__(self, width=4, pretrained=False, normalize=True, image_mean=(0.5,) * 3, image_std=(0.2,) * 3):
+        super().__init__(
+            config={"width": width}, stride=2, image_mean=image_mean, image_std=image_std, normalize=normalize
+        )
+        self.net = nn.Sequential(
+            nn.Conv2d(3, width, 3, padding=1),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.Dropout2d(0.3),
+            nn.Conv2d(width, 3, 1),
+        )
+
+    def raw_map(self, images):
+        return self.net(images)
+
+
+class Scenes(Dataset):
+    """Twelve samples, changed at random by each of the three generators that transforms use."""
+
+    def __init__(self, length=4 * STEPS, *, changed=True, size=8, mask=True):
+        draw = torch.Generator().manual_seed(0)
+        self.images = torch.rand(length, 3, size, size, generator=draw)
+        # Walls, more or less: something that can be learnt.
+        noise = torch.randn(length, 3, size, size, generator=draw)
+        self.normals = nn.functional.normalize(0.4 * noise - torch.tensor([0.0, 0.0, 1.0]).view(3, 1, 1), dim=1)
+        self.masks = torch.rand(length, size, size, generator=draw) > 0.2
+        self.changed, self.mask = changed, mask
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        image = self.images[index]
+        if self.changed:
+            image = (image + 0.1 * torch.rand(3, 1, 1) + 0.1 * random.random() + 0.1 * float(np.random.rand())) / 1.3
+        sample = {"image": image, "normals": self.normals[index], "name": str(index)}
+        return sample | ({"mask": self.masks[index]} if self.mask else {})
+
+
+class Indices(Dataset):
+    def __init__(self, length):
+        self.length = length
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, index):
+        return index
+
+
+@pytest.fixture(autouse=True)
+def _known_model(monkeypatch):
+    monkeypatch.setitem(checkpoint.MODELS, "DropoutNormals", DropoutNormals)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """Nets this small are slower with more, equal bits need equally many, and forked children can use but one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def new_model():
+    torch.manual_seed(5)
+    return DropoutNormals()
+
+
+def plain_loss(model, batch):
+    return normals_loss(AngularLoss())(model, batch)
+
+
+def plain_validation(model):
+    return evaluate(model, evaluation_loader(Scenes(6, changed=False), workers=0), progress=False)
+
+
+def run(folder, *, loss=plain_loss, validate=plain_validation, settings=SETTINGS, workers=0, **kwargs):
+    data = Scenes()
+    kwargs.setdefault("model", new_model())
+    kwargs.setdefault(
+        "batches", lambda epoch: training_loader(data, batch_size=4, epoch=epoch, seed=settings.seed, workers=workers)
+    )
+    return fit(loss=loss, validate=validate, folder=folder, settings=settings, **kwargs)
+
+
+def when(number, act, then):
+    """`then`, but the given call of it acts first."""
+    calls = iter(range(1, 10**6))
+
+    def called(*args, **kwargs):
+        if next(calls) == number:
+            act()
+        return then(*args, **kwargs)
+
+    return called
+
+
+def send(signum):
+    return lambda: signal.raise_signal(signum)
+
+
+def state_of(folder):
+    return torch.load(folder / "last" / "training.pt", weights_only=True)
+
+
+def contents(folder):
+    """All that a run leaves, but for the times: bits of every tensor, files, rows."""
+    state = state_of(folder)
+    flat = {}
+
+    def flatten(value, name):
+        if isinstance(value, dict):
+            for key, entry in value.items():
+                flatten(entry, f"{name}.{key}")
+        elif isinstance(value, list):
+            flatten(dict(enumerate(value)), name)
+        elif not name.endswith("seconds"):
+            flat[name] = value.numpy().tobytes() if isinstance(value, torch.Tensor) else value
+
+    flatten(state, "state")
+    for file in ("best/model.safetensors", "best/config.json", "last/model.safetensors", "config.json"):
+        flat[file] = (folder / file).read_bytes()
+    with open(folder / "metrics.csv", newline="") as file:
+        flat["rows"] = [{name: cell for name, cell in row.items() if name != "seconds"} for row in csv.DictReader(file)]
+    return flat
+
+
+def differing(folder, other):
+    """Names of what two runs left that is not the same."""
+    one, two = contents(folder), contents(other)
+    return sorted(name for name in one.keys() | two.keys() if one.get(name) != two.get(name))
+
+
+def leftovers(folder):
+    return [path for path in folder.rglob("*") if ".normalkit-" in path.name or path.name.endswith(".old")]
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    """Folders of uninterrupted runs, by the number of loader workers."""
+    folders = {}
+
+    def get(workers=0):
+        if workers not in folders:
+            folders[workers] = tmp_path_factory.mktemp("whole") / "run"
+            run(folders[workers], workers=workers)
+        return folders[workers]
+
+    return get
+
+
+# The run and its folder
+
+
+def test_a_run_learns_and_leaves_what_it_says(tmp_path):
+    data = Scenes(8, changed=False)
+    data.normals[:] = torch.tensor([0.0, 0.0, -1.0]).view(3, 1, 1)
+    rows = fit(
+        new_model(),
+        lambda epoch: training_loader(data, batch_size=4, epoch=epoch, seed=0, workers=0),
+        loss=plain_loss,
+        validate=lambda model: evaluate(model, evaluation_loader(data, workers=0), progress=False),
+        folder=tmp_path / "a" / "run",
+        settings=TrainingSettings(epochs=12, lr=0.05, ema=0.5, precision="no", validate_every=5),
+        metadata={"data": "walls", "list": (1, 2)},
+    )
+    folder = tmp_path / "a" / "run"
+    assert rows[-1]["mean"] < 5 < rows[0]["train_mean"]
+    assert [row["epoch"] for row in rows if "mean" in row] == [5, 10, 12]
+    assert read_rows(folder / "metrics.csv") == rows
+    best = read_config(folder / "best")
+    assert (best["data"], best["list"], best["settings"]["epochs"]) == ("walls", [1, 2], 12)
+    lowest = min((row for row in rows if "mean" in row), key=lambda row: row["mean"])
+    assert (best["epoch"], best["metrics"]["mean"]) == (lowest["epoch"], lowest["mean"])
+    again = evaluate(load_model(folder / "best"), evaluation_loader(data, workers=0), progress=False)
+    assert again["mean"] == pytest.approx(lowest["mean"], abs=1e-4)
+    assert json.loads((folder / "config.json").read_text())["data"] == "walls"
+    assert leftovers(folder) == []
+
+
+def test_tensorboard_has_each_figure_once_an_epoch(whole_run):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    log = EventAccumulator(str(whole_run() / "tensorboard"))
+    log.Reload()
+    rows = read_rows(whole_run() / "metrics.csv")
+    for tag, name in [("train/loss", "train_loss"), ("val/loss", "val_loss"), ("mean", "mean")]:
+        assert [event.step for event in log.Scalars(tag)] == [1, 2]
+        assert [event.value for event in log.Scalars(tag)] == pytest.approx([row[name] for row in rows])
+    assert len(list((whole_run() / "tensorboard").iterdir())) == 1
+
+
+def test_figures_of_a_checkpoint_are_those_of_its_weights(tmp_path):
+    with pytest.raises(Interrupted):
+        run(tmp_path, loss=when(STEPS + 1, send(signal.SIGINT), plain_loss))
+    assert "mean" in read_config(tmp_path / "best")["metrics"]
+    assert read_config(tmp_path / "last")["metrics"] == {}
+
+
+def test_the_average_is_of_weights_and_statistics(tmp_path):
+    """Against a loop over the weights after each step."""
+    model, seen = new_model(), []
+
+    def noted(net, batch):
+        seen.append({name: value.clone() for name, value in model.state_dict().items()})
+        return plain_loss(net, batch)
+
+    run(tmp_path, loss=noted, model=model)
+    seen = [*seen[1:], model.state_dict()]
+    for name in ("net.0.weight", "net.1.running_var"):
+        average = seen[0][name].double()
+        for number, weights in enumerate(seen[1:], 1):
+            average += (1 - min(0.5, (1 + number) / (10 + number))) * (weights[name].double() - average)
+        torch.testing.assert_close(
+            load_file(tmp_path / "last/model.safetensors")[name].double(), average, rtol=1e-4, atol=1e-6
+        )
+
+
+def test_the_learning_rate_climbs_and_falls_along_a_cosine(tmp_path, monkeypatch):
+    rates = []
+    step = torch.optim.AdamW.step
+    monkeypatch.setattr(
+        torch.optim.AdamW, "step", lambda self, *a: [rates.append(self.param_groups[0]["lr"]), step(self, *a)]
+    )
+    run(tmp_path, settings=dataclasses.replace(SETTINGS, epochs=4, lr=0.01, warmup=0.25))
+    assert rates[:3] == pytest.approx([0.01 / 3, 0.02 / 3, 0.01])
+    assert rates[3:] == pytest.approx([0.005 * (1 + math.cos(math.pi * i / 9)) for i in range(9)])
+
+
+def test_weights_decay_and_biases_do_not(tmp_path):
+    model = new_model()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+
+    def no_gradient(net, batch):
+        return {"loss": 0 * net(batch["image"]).sum()}
+
+    run(tmp_path, model=model, loss=no_gradient, settings=dataclasses.replace(SETTINGS, weight_decay=0.5, lr=0.1))
+    after = model.state_dict()
+    assert after["net.0.weight"].norm() < 0.95 * before["net.0.weight"].norm()
+    assert torch.equal(after["net.0.bias"], before["net.0.bias"])
+    assert torch.equal(after["net.1.weight"], before["net.1.weight"])
+
+
+@pytest.mark.parametrize(("clip", "largest"), [(0.5, 0.5), (0, math.inf)])
+def test_the_gradient_is_clipped(tmp_path, monkeypatch, clip, largest):
+    norms = []
+    step = torch.optim.AdamW.step
+
+    def noted(self, *args):
+        norms.append(math.sqrt(sum(float(p.grad.square().sum()) for g in self.param_groups for p in g["params"])))
+        return step(self, *args)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", noted)
+    run(
+        tmp_path,
+        loss=lambda model, batch: {"loss": 100 * plain_loss(model, batch)["loss"]},
+        settings=dataclasses.replace(SETTINGS, clip=clip),
+    )
+    assert max(norms) == pytest.approx(largest) if clip else max(norms) > 5
+
+
+def test_the_model_is_left_without_traces_of_the_trainer(tmp_path):
+    model = new_model()
+    run(tmp_path, model=model, settings=dataclasses.replace(SETTINGS, epochs=1, precision="bf16"))
+    plain = DropoutNormals().eval()
+    plain.load_state_dict(model.state_dict())
+    images = torch.rand(1, 3, 8, 8)
+    # Under a trainer's bfloat16 they would differ in the third digit.
+    torch.testing.assert_close(model.eval()(images), plain(images), rtol=0, atol=1e-6)
+
+
+def test_a_second_run_of_the_process_may_have_another_precision(tmp_path):
+    for precision, dtype in [("bf16", torch.bfloat16), ("no", torch.float32)]:
+        seen = []
+
+        def noted(model, batch, seen=seen):
+            values = plain_loss(model, batch)
+            seen.append(torch.nn.functional.conv2d(batch["image"], torch.ones(1, 3, 1, 1)).dtype)
+            return values
+
+        run(tmp_path / precision, loss=noted, settings=dataclasses.replace(SETTINGS, epochs=1, precision=precision))
+        assert set(seen) == {dtype}
+
+
+def test_validation_without_an_average_is_in_full_precision(tmp_path):
+    images, seen = torch.rand(2, 3, 8, 8), []
+
+    def validate(model):
+        seen.append(model(images).detach())
+        return plain_validation(model)
+
+    run(tmp_path, validate=validate, settings=dataclasses.replace(SETTINGS, epochs=1, ema=0, precision="bf16"))
+    torch.testing.assert_close(seen[0], load_model(tmp_path / "last")(images).detach(), rtol=0, atol=1e-6)
+
+
+# Interrupted and resumed
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_stopped_at_every_step_ends_as_one_that_was_not(tmp_path, whole_run, workers):
+    """Mid-epoch, at an epoch's end, before the first one ended: by Ctrl-C and SIGTERM in turn."""
+    stops, codes = 0, []
+    for _ in range(20):
+        signum = (signal.SIGINT, signal.SIGTERM)[stops % 2]
+        try:
+            run(tmp_path, workers=workers, resume=True, loss=when(1, send(signum), plain_loss))
+            break
+        except Interrupted as stop:
+            stops += 1
+            codes.append(stop.exit_code)
+            assert load_model(tmp_path / "last")
+            assert (tmp_path / "best").exists() == (stops > STEPS)
+    assert codes == [130, 143] * (SETTINGS.epochs * STEPS // 2)
+    assert differing(tmp_path, whole_run(workers)) == []
+
+
+def test_an_interrupted_validation_is_left_at_once_and_done_again(tmp_path, whole_run):
+    finished = []
+
+    def validate(model):
+        figures = plain_validation(model)
+        finished.append(1)
+        return figures
+
+    slow = when(2, lambda: [send(signal.SIGTERM)(), time.sleep(60)], validate)
+    begun = time.monotonic()
+    with pytest.raises(Interrupted) as stop:
+        run(tmp_path, validate=slow)
+    assert time.monotonic() - begun < 30
+    assert stop.value.exit_code == 143
+    assert len(finished) == 1
+    trained = []
+    run(tmp_path, resume=True, loss=when(1, lambda: trained.append(1), plain_loss))
+    assert trained == []
+    assert differing(tmp_path, whole_run()) == []
+
+
+def test_an_interrupt_while_saving_stops_after_it(tmp_path, whole_run, monkeypatch):
+    saved = when(3, send(signal.SIGINT), checkpoint.write_model)  # after the trial at the start, and `best`
+    monkeypatch.setattr("normalkit.training.write_model", saved)
+    with pytest.raises(Interrupted):
+        run(tmp_path)
+    assert state_of(tmp_path)["epoch"] == 1
+    assert state_of(tmp_path)["step"] == 0
+    run(tmp_path, resume=True)
+    assert differing(tmp_path, whole_run()) == []
+
+
+def test_a_second_interrupt_stops_at_once_and_signals_are_given_back(tmp_path):
+    before = signal.getsignal(signal.SIGINT)
+    twice = when(2, lambda: [send(signal.SIGINT)(), send(signal.SIGINT)()], plain_loss)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, loss=twice)
+    assert not (tmp_path / "last").exists()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_an_ignored_signal_stays_ignored(tmp_path):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        rows = run(tmp_path, loss=when(2, send(signal.SIGINT), plain_loss))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert len(rows) == SETTINGS.epochs
+
+
+def test_a_run_in_another_thread_leaves_signals_alone(tmp_path):
+    rows = []
+    thread = threading.Thread(target=lambda: rows.extend(run(tmp_path)))
+    thread.start()
+    thread.join()
+    assert len(rows) == SETTINGS.epochs
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_signals_to_the_whole_group_stop_the_run_alone(tmp_path, workers):
+    """As a terminal or a scheduler sends them: loader workers must not die of them and take the run down."""
+
+    def child():
+        os.setpgrp()
+        with pytest.raises(Interrupted):
+            run(tmp_path, workers=workers, loss=when(2, lambda: os.killpg(0, signal.SIGTERM), plain_loss))
+
+    assert exit_status(child) == 0
+    assert state_of(tmp_path)["step"] == 2
+
+
+def exit_status(work):
+    """Of a forked child that does the work; a negative signal number, or 1 for an error."""
+    child = os.fork()
+    if child == 0:
+        torch.set_num_threads(1)
+        try:
+            work()
+            os._exit(0)
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def killed_at(number, folder, **kwargs):
+    """Run in a child that kills itself just before the given rename; whether it came to that."""
+
+    def child():
+        calls = iter(range(1, 10**6))
+
+        def counted(function):
+            def called(*args, **kwargs):
+                if next(calls) == number:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return function(*args, **kwargs)
+
+            return called
+
+        os.rename, os.replace = counted(os.rename), counted(os.replace)
+        run(folder, resume=True, **kwargs)
+
+    status = exit_status(child)
+    assert status in (0, -signal.SIGKILL)
+    return status != 0
+
+
+def check_whole(folder):
+    """Whatever there is of checkpoints must load, `best` no older than `last`."""
+    for name in ("best", "last"):
+        if (folder / name).exists() or (folder / f"{name}.old").exists():
+            assert load_model(folder / name)
+
+
+def test_a_run_killed_between_any_two_renames_ends_as_one_that_was_not(tmp_path, whole_run):
+    number = 1
+    while killed_at(number, tmp_path / str(number)):
+        folder = tmp_path / str(number)
+        check_whole(folder)
+        run(folder, resume=True)
+        assert differing(folder, whole_run()) == []
+        number += 1
+    # The config, then rows, `best` and `last` of two epochs; a folder that is there already takes three renames.
+    assert number - 1 == 1 + (1 + 1 + 1) + (1 + 3 + 3)
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_random_moments_ends_as_one_that_was_not(tmp_path):
+    settings = dataclasses.replace(SETTINGS, epochs=60)
+    draw, kills = random.Random(0), 0
+    for _ in range(25):
+        child = os.fork()
+        if child == 0:
+            torch.set_num_threads(1)
+            run(tmp_path / "run", settings=settings, resume=True)
+            os._exit(0)
+        time.sleep(draw.uniform(0.05, 1.5))
+        os.kill(child, signal.SIGKILL)
+        kills += os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        check_whole(tmp_path / "run")
+    assert kills >= 20
+    assert state_of(tmp_path / "run")["epoch"] > 0
+    run(tmp_path / "run", settings=settings, resume=True)
+    run(tmp_path / "whole", settings=settings)
+    assert differing(tmp_path / "run", tmp_path / "whole") == []
+
+
+def test_a_finished_run_gives_its_rows_at_once(whole_run):
+    before = {path: path.stat().st_mtime_ns for path in whole_run().rglob("*")}
+    rows = run(whole_run(), resume=True, loss=None, validate=None)
+    assert rows == read_rows(whole_run() / "metrics.csv")
+    assert {path: path.stat().st_mtime_ns for path in whole_run().rglob("*")} == before
+
+
+def test_resume_without_a_run_begins_one(tmp_path, whole_run):
+    run(tmp_path / "run", resume=True)
+    assert differing(tmp_path / "run", whole_run()) == []
+
+
+# Refused
+
+
+def test_a_folder_with_a_run_is_not_overwritten(whole_run):
+    with pytest.raises(FileExistsError, match=r"holds a run; resume it \(--resume\) or choose another folder"):
+        run(whole_run())
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.csv", "best", "last"])
+@pytest.mark.parametrize("resume", [False, True])
+def test_files_of_others_are_not_overwritten(tmp_path, name, resume):
+    if "." in name:
+        (tmp_path / name).write_text("mine")
+    else:
+        (tmp_path / name).mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(OSError, match=r"(choose|start it in) another folder"):
+        run(tmp_path, resume=resume)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"settings": dataclasses.replace(SETTINGS, lr=0.5)}, r"has lr=0.02, this one 0.5; use the same"),
+        ({"settings": dataclasses.replace(SETTINGS, epochs=3)}, "has epochs=2, this one 3"),
+        (
+            {"batches": lambda epoch: training_loader(Scenes(), batch_size=2, epoch=epoch, seed=0)},
+            "has steps=3, this one 6",
+        ),
+        ({"model": DropoutNormals(8)}, "has model.width=4, this one 8"),
+        ({"metadata": {"train": {"alpha": 5.0}}}, "has metadata.train.alpha=None, this one 5.0"),
+    ],
+)
+def test_another_run_cannot_be_resumed(whole_run, changes, message):
+    with pytest.raises(ValueError, match=message):
+        run(whole_run(), resume=True, **changes)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "other", "missing"])
+def test_a_damaged_state_is_named(tmp_path, damage):
+    run(tmp_path, settings=dataclasses.replace(SETTINGS, epochs=1))
+    state = tmp_path / "last" / "training.pt"
+    if damage == "missing":
+        state.unlink()
+    elif damage == "other":
+        torch.save({"epoch": 1}, state)
+    else:
+        state.write_bytes(state.read_bytes()[: 1000 if damage == "truncated" else 0])
+    with pytest.raises((ValueError, FileNotFoundError), match=r"training.pt is (damaged|missing).* another folder"):
+        run(tmp_path, settings=dataclasses.replace(SETTINGS, epochs=1), resume=True)
+
+
+def test_state_that_would_run_code_is_refused(tmp_path):
+    run(tmp_path, settings=dataclasses.replace(SETTINGS, epochs=1))
+
+    class Hostile:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "hacked"),)
+
+    torch.save({"run": Hostile()}, tmp_path / "last" / "training.pt")
+    with pytest.raises(ValueError, match="damaged"):
+        run(tmp_path, settings=dataclasses.replace(SETTINGS, epochs=1), resume=True)
+    assert not (tmp_path / "hacked").exists()
+
+
+class Endless:
+    def __iter__(self):
+        yield from iter(DataLoader(Scenes(), batch_size=4))
+
+
+class Lying(Endless):
+    def __len__(self):
+        return 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"batches": lambda epoch: Endless()}, TypeError, r"no length; give an iterable with len\(\)"),
+        ({"batches": lambda epoch: Lying()}, ValueError, "epoch 1 ended after 3 batches; its length said 5"),
+        ({"batches": lambda epoch: []}, ValueError, "an epoch has no batches"),
+        ({"model": nn.Conv2d(3, 3, 1)}, TypeError, "model is a Conv2d"),
+        ({"metadata": {"epoch": 3}}, ValueError, "metadata: fit itself writes epoch"),
+        ({"metadata": {"config": 3}}, ValueError, "metadata: the format has taken config"),
+        ({"metadata": {"data": Path()}}, TypeError, "metadata: .*Path.* wanted strings"),
+        ({"monitor": "accuracy"}, ValueError, "monitor='accuracy': validate gave loss, mean, median"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(tmp_path, changes, error, message):
+    with pytest.raises(error, match=message):
+        run(tmp_path, **changes)
+    assert not (tmp_path / "best").exists()
+
+
+def test_epochs_of_several_lengths_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="epoch 2 has 2 batches and the first one 3; wanted as many in each"):
+        run(tmp_path, batches=lambda epoch: DataLoader(Scenes(12 - 4 * epoch), batch_size=4))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("epochs", 0),
+        ("lr", 0.0),
+        ("lr", math.nan),
+        ("warmup", 1.0),
+        ("clip", -1.0),
+        ("ema", 1.0),
+        ("precision", "bf8"),
+        ("seed", -1),
+    ],
+)
+def test_settings_out_of_range_are_named(field, value):
+    with pytest.raises(ValueError, match=f"{field}={value!r}: wanted"):
+        TrainingSettings(**{field: value})
+
+
+@pytest.mark.parametrize("poison", ["loss", "gradient"])
+@pytest.mark.parametrize("clip", [1.0, 0.0])
+def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(tmp_path, poison, clip):
+    """In the last step of the second epoch, after which weights without a check would be saved."""
+    settings = dataclasses.replace(SETTINGS, epochs=3, validate_every=3, clip=clip)
+    calls = iter(range(1, 100))
+
+    def loss(model, batch):
+        values = dict(plain_loss(model, batch))
+        if next(calls) == 2 * STEPS:
+            if poison == "loss":
+                values["loss"] = values["loss"] * math.nan
+            else:  # finite itself, with an infinite slope
+                values["loss"] = values["loss"] + (0 * model(batch["image"]).sum()).abs().sqrt()
+        return values
+
+    with pytest.raises(FloatingPointError, match=f"the {poison} became nan in epoch 2, by step 3 of 3; lower lr"):
+        run(tmp_path, loss=loss, settings=settings)
+    state = state_of(tmp_path)
+    assert (state["epoch"], state["step"]) == (1, 0)
+    assert all(value.isfinite().all() for value in state["model"].values())
+
+
+# Disks
+
+
+def test_a_full_disk_ends_the_run_with_the_last_checkpoint_whole(tmp_path, monkeypatch):
+    """The size limit of a process stands in for the disk: it is met while writing, like a full one."""
+    settings = dataclasses.replace(SETTINGS, epochs=3)
+
+    def child():
+        def limited():
+            size = (tmp_path / "last" / "training.pt").stat().st_size
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, size // 2))
+
+        with pytest.raises(OSError, match=r"cannot write .*(last|best).*choose another folder"):
+            run(tmp_path, settings=settings, loss=when(STEPS + 2, limited, plain_loss))
+
+    assert exit_status(child) == 0
+    assert state_of(tmp_path)["epoch"] == 1
+    assert load_model(tmp_path / "best")
+    assert load_model(tmp_path / "last")
+    assert leftovers(tmp_path) == []
+    assert len(run(tmp_path, settings=settings, resume=True)) == 3
+
+
+def test_a_disk_that_is_full_already_is_named_before_any_step(tmp_path):
+    def child():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+        with pytest.raises(OSError, match=rf"cannot write {tmp_path}/run: File too large; choose another folder"):
+            run(tmp_path / "run", loss=None)
+
+    assert exit_status(child) == 0
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_folder_that_cannot_be_written_is_named_before_any_step(tmp_path, resume):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"cannot write .*file.*: a file stands"):
+        run(tmp_path / "file" / "run", loss=None, resume=resume)
+
+
+def test_checkpoints_may_be_read_by_whom_the_umask_allows(whole_run, tmp_path):
+    (tmp_path / "plain").touch()
+    expected = stat.filemode((tmp_path / "plain").stat().st_mode)
+    files = [path for path in whole_run().rglob("*") if path.is_file()]
+    assert {path.name: stat.filemode(path.stat().st_mode) for path in files} == {path.name: expected for path in files}
+
+
+# Evaluation
+
+
+class Turned(nn.Module):
+    """Answers with the image, so that the test has every prediction in hand."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, images):
+        return (2 * images - 1) * self.scale
+
+
+def numpy_errors(data, predictions):
+    """Angles in degrees of the valid pixels of each picture, by the arc cosine in float64."""
+    errors = []
+    for index, prediction in enumerate(predictions):
+        normals = data.normals[index].double().numpy()
+        prediction = prediction.double().numpy()
+        cosine = (normals * prediction).sum(0) / np.linalg.norm(prediction, axis=0) / np.linalg.norm(normals, axis=0)
+        error = np.degrees(np.arccos(np.clip(cosine, -1, 1)))
+        errors.append(error[data.masks[index].numpy()] if data.mask else error.ravel())
+    return errors
+
+
+@pytest.mark.parametrize("mask", [True, False])
+@pytest.mark.parametrize("flip", [False, True])
+def test_evaluate_equals_numpy(mask, flip):
+    data = Scenes(7, changed=False, mask=mask)
+    figures = evaluate(Turned(), evaluation_loader(data, batch_size=3, workers=0), flip=flip, progress=False)
+    predictions = [2 * image - 1 for image in data.images]
+    if flip:
+        # The picture is its own prediction, so its mirror image gives the same with x the other way round.
+        unit = [p / p.norm(dim=0) for p in predictions]
+        other = [p * torch.tensor([-1.0, 1, 1]).view(3, 1, 1) for p in unit]
+        predictions = [(a + b) / (a + b).norm(dim=0) for a, b in zip(unit, other, strict=True)]
+    errors = np.concatenate(numpy_errors(data, predictions))
+    assert figures["mean"] == pytest.approx(errors.mean(), abs=1e-3)
+    assert figures["median"] == pytest.approx(np.median(errors), abs=3e-3)
+    assert figures["rmse"] == pytest.approx(np.sqrt((errors**2).mean()), abs=1e-3)
+    for threshold in (11.25, 22.5, 30):
+        assert figures[f"{threshold:g}"] == pytest.approx(100 * (errors < threshold).mean(), abs=1e-9)
+    differences = [
+        np.abs((p - n).numpy())[:, m.numpy() if mask else ...]
+        for p, n, m in zip(predictions, data.normals, data.masks, strict=True)
+    ]
+    assert figures["loss"] == pytest.approx(np.concatenate([d.ravel() for d in differences]).mean(), abs=1e-6)
+
+
+def test_evaluate_per_image_equals_numpy():
+    data = Scenes(5, changed=False)
+    figures = evaluate(
+        Turned(), evaluation_loader(data, batch_size=2, workers=0), reduction="per_image", progress=False
+    )
+    errors = numpy_errors(data, [2 * image - 1 for image in data.images])
+    assert figures["mean"] == pytest.approx(np.mean([e.mean() for e in errors]), abs=1e-3)
+    assert figures["median"] == pytest.approx(np.mean([np.median(e) for e in errors]), abs=1e-3)
+
+
+def test_predictions_without_a_direction_are_counted_and_left_out():
+    data = Scenes(2, changed=False, mask=False)
+
+    class Broken(Turned):
+        def forward(self, images):
+            prediction = super().forward(images).clone()
+            prediction[:, :, 0, 0] = math.nan
+            prediction[:, :, 0, 1] = 0
+            return prediction
+
+    with pytest.warns(UserWarning, match="4 valid pixels"):
+        figures = evaluate(Broken(), evaluation_loader(data, workers=0), progress=False)
+    kept = np.ones((8, 8), bool)
+    kept[0, :2] = False
+    differences = (2 * data.images - 1 - data.normals).abs().numpy()[:, :, kept]
+    assert figures["loss"] == pytest.approx(differences.mean(), abs=1e-6)
+    assert figures["invalid"] == 4
+    assert format_figures(figures).endswith("invalid predictions: 4")
+
+
+def test_the_loss_is_exact_over_many_pixels():
+    """Sums in float32 would round."""
+    one = {"image": torch.zeros(1, 3, 200, 200), "normals": torch.zeros(1, 3, 200, 200)}
+    one["normals"][:, 2] = -1
+
+    class Constant(nn.Module):
+        def forward(self, images):
+            return torch.tensor([0.0, 0.0, -0.7]).view(1, 3, 1, 1).expand_as(images)
+
+    few = {name: value[..., :1, :1] for name, value in one.items()}
+    figures = evaluate(Constant(), [one] * 20, progress=False)
+    assert figures["loss"] == pytest.approx(evaluate(Constant(), [few], progress=False)["loss"], rel=1e-12)
+
+
+def test_evaluate_leaves_every_part_in_its_mode():
+    model = new_model().train()
+    model.net[1].eval()
+    before = [module.training for module in model.modules()]
+    evaluate(model, evaluation_loader(Scenes(2), workers=0), progress=False)
+    assert [module.training for module in model.modules()] == before
+    with pytest.raises(ValueError, match="no valid pixel"):
+        evaluate(model, [], progress=False)
+    assert [module.training for module in model.modules()] == before
+
+
+def test_evaluate_refuses_what_gives_no_normals():
+    with pytest.raises(ValueError, match=r"model: for images \(2, 3, 8, 8\) it returned \(2, 1, 8, 8\); wanted"):
+        evaluate(nn.Conv2d(3, 1, 1), evaluation_loader(Scenes(2), workers=0), progress=False)
+
+
+def test_figures_are_formatted_as_the_report_has_them():
+    report = {"loss": 0.25321, "mean": 32.8, "median": 26.8, "rmse": 40.0, "11.25": 26.8, "22.5": 44.2, "30": 54.1}
+    line = "loss 0.2532  mean 32.80  median 26.80  11.25: 26.80  22.5: 44.20  30: 54.10"
+    assert format_figures({**report, "5": 1.0, "invalid": 0.0}) == line
+    assert format_figures({"loss": 1.5, "accuracy": 72.6}) == "loss 1.5000  accuracy 72.60"
+
+
+# Loaders
+
+
+def flat(lists):
+    return list(itertools.chain.from_iterable(lists))
+
+
+def order(**kwargs):
+    return [batch.tolist() for batch in training_loader(Indices(23), batch_size=4, workers=0, **kwargs)]
+
+
+def test_training_batches_depend_on_seed_and_epoch_alone():
+    torch.manual_seed(1)
+    first = order(seed=0, epoch=0)
+    torch.manual_seed(2)
+    assert order(seed=0, epoch=0) == first
+    assert order(seed=0, epoch=1) != first
+    assert order(seed=1, epoch=0) != first
+    assert len(set(flat(first))) == 20
+    assert all(len(batch) == 4 for batch in first)
+    assert set(flat(flat(order(seed=0, epoch=epoch) for epoch in range(9)))) == set(range(23))
+
+
+@pytest.mark.parametrize(("size", "world"), [(23, 2), (23, 3), (8, 2), (16, 3)])
+def test_processes_get_different_batches_and_as_many(monkeypatch, size, world):
+    shares, scored = [], []
+    for rank in range(world):
+        monkeypatch.setattr("normalkit.training._process", lambda rank=rank: (rank, world))
+        shares.append([b.tolist() for b in training_loader(Indices(size), batch_size=4, epoch=2, seed=0, workers=0)])
+        scored.append([b.tolist() for b in evaluation_loader(Indices(size), batch_size=4, workers=0)])
+    assert len({len(share) for share in shares}) == 1
+    assert len(shares[0]) == size // 4 // world
+    seen = flat(flat(shares))
+    assert len(seen) == len(set(seen))
+    assert sorted(flat(flat(scored))) == list(range(size))
+
+
+@pytest.mark.parametrize(("batch_size", "length"), [(0, 5), (6, 5), (1, 0)])
+def test_a_batch_longer_than_the_data_is_refused(batch_size, length):
+    with pytest.raises(ValueError, match=f"batch_size={batch_size}: wanted between 1 and {length}"):
+        training_loader(Indices(length), batch_size=batch_size, epoch=0, seed=0)
+
+
+def test_evaluation_takes_samples_in_order_with_the_rest():
+    assert [b.tolist() for b in evaluation_loader(Indices(5), batch_size=2, workers=0)] == [[0, 1], [2, 3], [4]]
+    with pytest.raises(ValueError, match="batch_size=0: wanted at least 1"):
+        evaluation_loader(Indices(5), batch_size=0)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_pictures_of_several_sizes_in_a_batch_are_refused(workers):
+    data = [{"image": torch.zeros(3, size, 8)} for size in (8, 9)]
+    with pytest.raises(ValueError, match="samples of one batch differ in size; use a batch size of 1"):
+        list(evaluation_loader(data, batch_size=2, workers=workers))
+
+
+@pytest.mark.parametrize("text", ["epoch,mean\n1,abc\n", "epoch\n1,2,3\n", "\0"])
+def test_rows_that_are_no_numbers_are_refused(tmp_path, text):
+    path = tmp_path / "metrics.csv"
+    path.write_text(text)
+    if text == "\0":
+        assert read_rows(path) == []
+    else:
+        with pytest.raises(ValueError, match=r"metrics.csv: not the metrics.csv of a run"):
+            read_rows(path)
+
+
+# Several processes
+
+
+def join(rank, world, folder):
+    """Make this forked process one of several, as `accelerate launch --cpu` does."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(True)
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(world)}
+    os.environ |= {"ACCELERATE_USE_CPU": "true", "MASTER_ADDR": "localhost", "OMP_NUM_THREADS": "1"}
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+
+
+def in_processes(work, folder, world=2):
+    torch.multiprocessing.start_processes(work, (world, folder), nprocs=world, start_method="fork")
+
+
+def score_share(rank, world, folder):
+    join(rank, world, folder)
+    data = Scenes(3, changed=False)
+    figures = evaluate(Turned(), evaluation_loader(data, batch_size=2, workers=0), progress=False)
+    (folder / f"{rank}.json").write_text(json.dumps(figures))
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_processes_score_each_sample_once(tmp_path, world):
+    """Three samples in two processes, and in four, of which one then has none."""
+    in_processes(score_share, tmp_path, world)
+    alone = evaluate(Turned(), evaluation_loader(Scenes(3, changed=False), batch_size=2, workers=0), progress=False)
+    for rank in range(world):
+        together = json.loads((tmp_path / f"{rank}.json").read_text())
+        exact = [name for name in alone if name not in ("loss", "mean", "rmse")]
+        assert {name: together[name] for name in exact} == {name: alone[name] for name in exact}
+        assert together == pytest.approx(alone, rel=1e-7)
+
+
+def train_share(rank, world, folder):
+    join(rank, world, folder)
+    torch.manual_seed(rank)
+    model = DropoutNormals()
+    rows = run(folder / "run", model=model, batches=loader_of_all)
+    torch.save({"model": model.state_dict(), "rows": rows}, folder / f"{rank}.pt")
+
+
+def loader_of_all(epoch):
+    return training_loader(Scenes(13), batch_size=2, epoch=epoch, seed=0, workers=0)
+
+
+def stop_one_then_resume(rank, world, folder):
+    join(rank, world, folder)
+    loss = when(2, send(signal.SIGTERM), plain_loss) if rank == 1 else plain_loss
+    with pytest.raises(Interrupted):
+        run(folder / "run", batches=loader_of_all, loss=loss)
+    run(folder / "run", batches=loader_of_all, resume=True)
+
+
+def test_processes_train_one_model(tmp_path):
+    in_processes(train_share, tmp_path)
+    one, two = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    assert {name for name in one["model"] if not torch.equal(one["model"][name], two["model"][name])} == set()
+    saved = state_of(tmp_path / "run")["model"]
+    assert {name for name in saved if not torch.equal(one["model"][name], saved[name])} == set()
+    assert [row["mean"] for row in one["rows"]] == [row["mean"] for row in two["rows"]]
+    assert len(read_rows(tmp_path / "run" / "metrics.csv")) == SETTINGS.epochs
+
+
+def test_one_process_that_is_stopped_stops_all_and_they_resume(tmp_path):
+    for name in ("whole", "stopped"):
+        (tmp_path / name).mkdir()
+    in_processes(train_share_alike, tmp_path / "whole")
+    in_processes(stop_one_then_resume, tmp_path / "stopped")
+    whole, stopped = (state_of(tmp_path / name / "run") for name in ("whole", "stopped"))
+    for name, value in whole["model"].items():
+        torch.testing.assert_close(stopped["model"][name], value)
+
+
+def train_share_alike(rank, world, folder):
+    join(rank, world, folder)
+    run(folder / "run", batches=loader_of_all)
+
+
+@pytest.mark.slow
+def test_a_launcher_s_processes_train_and_score(tmp_path):
+    """torchrun, which `accelerate launch` starts for graphics processors; on CPUs that wants MPI."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys, torch\n"
+        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from pathlib import Path\n"
+        "import test_training as t\n"
+        "t.checkpoint.MODELS['DropoutNormals'] = t.DropoutNormals\n"
+        f"rows = t.run(Path({str(tmp_path)!r}) / 'run', batches=t.loader_of_all)\n"
+        "figures = t.plain_validation(t.load_model(Path(sys.argv[0]).parent / 'run' / 'last'))\n"
+        "print('figures', figures['mean'], rows[-1]['mean'])\n"
+    )
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    cpu = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*launch, str(script)], env=cpu, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    figures = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("figures")]
+    assert len(figures) == 2
+    assert len({tuple(line) for line in figures}) == 1
+    assert float(figures[0][0]) == pytest.approx(float(figures[0][1]), rel=1e-6)
+    assert "destroy_process_group" not in done.stderr
