@@ -1,0 +1,137 @@
+r"""Train a surface-normal network on an RGB-D recording, and score it.
+
+python examples/surface_normals/train.py --data ../shared/data/red_kitchen --encoder tf_efficientnet_lite0 \
+    --pretrained offline
+
+The run's folder gets the checkpoints `best/` and `last/`, `metrics.csv`, TensorBoard logs, `curves.png`, and, when
+the data has a `val` folder, `val.json` and `val.png`. Several processes: `accelerate launch` in front.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from normalkit import AngularLoss, RGBDNormals, UNetNormals, load_model
+from normalkit.cli import run_script
+from normalkit.files import atomic_file
+from normalkit.training import (
+    TrainingSettings,
+    evaluate,
+    evaluation_loader,
+    fit,
+    format_figures,
+    is_main_process,
+    normals_loss,
+    training_loader,
+)
+from normalkit.transforms import training_transform
+from normalkit.visualize import comparison_grid, save_figure, training_curves
+
+
+@dataclass(frozen=True)
+class Config:
+    """Train a surface-normal U-Net."""
+
+    data: Path
+    """The recording: a folder of frames, or one with `train` and `val` folders in it."""
+    out: Path = Path("runs/surface_normals")
+    """Folder of the run."""
+    resume: bool = False
+    """Go on with the run in that folder."""
+    encoder: str = "tf_efficientnet_lite0"
+    """Any timm encoder."""
+    pretrained: bool | str = True
+    """The encoder's weights: True (downloaded), False, offline (from an installed package), or a file."""
+    upsample: Literal["transpose", "bilinear", "nearest"] = "bilinear"
+    """How the decoder doubles a map."""
+    skips: tuple[int, ...] | None = None
+    """Encoder levels that reach the decoder; all by default."""
+    decoder_channels: tuple[int, ...] = (128, 64, 32, 16, 16)
+    """Widths of the decoder, deepest first."""
+    alpha: float = 1.0
+    """Weight of L1 in the loss."""
+    beta: float = 0.25
+    """Weight of the cosine distance in the loss."""
+    batch_size: int = 8
+    """Pictures a batch, in each process."""
+    holdout: int = 50
+    """Frames at the end of the training data that choose the checkpoint."""
+    small_epochs: int = 44
+    """Epochs at half size, before those at full size: four times as many pictures in the time."""
+    settings: TrainingSettings = field(default_factory=lambda: TrainingSettings(epochs=53, validate_every=9))
+    """How to train."""
+    workers: int = 2
+    """Loader processes."""
+    cache: Path | None = None
+    """Folder for the normals computed from depth; by default under the user's cache folder."""
+
+
+def main(cfg: Config) -> None:
+    """Train, score and draw."""
+    torch.manual_seed(cfg.settings.seed)
+    root = cfg.data / "train" if (cfg.data / "train").is_dir() else cfg.data
+    val = RGBDNormals(cfg.data / "val", cache=cfg.cache) if (cfg.data / "val").is_dir() else None
+    frames = len(RGBDNormals(root, cache=cfg.cache))
+    if not 0 < cfg.holdout < frames:
+        raise ValueError(f"holdout={cfg.holdout}: wanted 1 to {frames - 1}, as {root} has {frames} frames")
+    kept_back = RGBDNormals(root, frames=slice(-cfg.holdout, None), cache=cfg.cache)
+    height, width = kept_back[0]["image"].shape[-2:]
+    full, half = (
+        RGBDNormals(root, frames=slice(None, -cfg.holdout), cache=cfg.cache, transform=training_transform(size))
+        for size in [(height, width), (height // 2, width // 2)]
+    )
+    model = UNetNormals(
+        cfg.encoder,
+        pretrained=cfg.pretrained,
+        upsample=cfg.upsample,
+        skips=cfg.skips,
+        decoder_channels=cfg.decoder_channels,
+    )
+    print(f"{len(full)} frames to train on, {len(kept_back)} held out, {width} x {height} pixels")
+    facts = {name: getattr(cfg, name) for name in ("alpha", "beta", "batch_size", "holdout", "small_epochs")}
+    rows = fit(
+        model,
+        lambda epoch: training_loader(
+            half if epoch < cfg.small_epochs else full,
+            batch_size=cfg.batch_size,
+            epoch=epoch,
+            seed=cfg.settings.seed,
+            workers=cfg.workers,
+        ),
+        loss=normals_loss(AngularLoss(cfg.alpha, cfg.beta)),
+        validate=lambda net: evaluate(net, evaluation_loader(kept_back, workers=cfg.workers)),
+        folder=cfg.out,
+        settings=cfg.settings,
+        metadata={"data": cfg.data.resolve().name, "train": {"pretrained": Path(str(cfg.pretrained)).name, **facts}},
+        resume=cfg.resume,
+    )
+    if is_main_process():
+        save_figure(training_curves(rows), cfg.out / "curves.png")
+    if val is not None:
+        score(cfg, val)
+
+
+def score(cfg: Config, val: RGBDNormals) -> None:
+    """The best checkpoint's figures on `val`, and a picture of five of its frames."""
+    model = load_model(cfg.out / "best")
+    figures = evaluate(model, evaluation_loader(val, workers=cfg.workers))
+    if not is_main_process():
+        return
+    print(f"val: {format_figures(figures)}")
+    with atomic_file(cfg.out / "val.json") as path:
+        path.write_text(json.dumps(figures, indent=2) + "\n")
+    samples = [val[i] for i in range(0, len(val), max(len(val) // 5, 1))][:5]
+    images, normals, masks = (torch.stack([s[k] for s in samples]) for k in ("image", "normals", "mask"))
+    with torch.inference_mode():
+        predictions = model(images)
+    grid = comparison_grid(images, predictions, normals, masks, names=[s["name"] for s in samples])
+    save_figure(grid, cfg.out / "val.png")
+
+
+if __name__ == "__main__":
+    run_script(main, Config)
