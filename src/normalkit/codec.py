@@ -45,7 +45,7 @@ def normals_to_rgb(normals: Tensor, mask: Tensor | None = None) -> Tensor:
         ValueError: A shape is wrong.
         TypeError: A dtype is wrong.
 
-    Example:
+    Examples:
         >>> wall = torch.tensor([0.0, 0.0, -1.0]).view(3, 1, 1)
         >>> normals_to_rgb(wall).flatten().tolist()
         [128, 128, 0]

@@ -47,7 +47,7 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
         OSError: The folder is missing or cannot be written, `path` is a folder or write-protected, the disk
             is full, or the block wrote nothing. The first four are found before the block runs.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp())
         >>> with atomic_file(folder / "figures.csv") as temporary:

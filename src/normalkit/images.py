@@ -54,7 +54,7 @@ def read_image(source: str | os.PathLike[str] | Image.Image | NDArray[Any] | Ten
             `source` has another shape or values out of range.
         TypeError: `source` is something else, or of another dtype.
 
-    Example:
+    Examples:
         >>> read_image(np.full((2, 4), 0.5)).shape
         torch.Size([3, 2, 4])
     """

@@ -827,7 +827,8 @@ def _has_bfloat16() -> bool:
     """Whether bfloat16 is fast here: its emulation, on a processor without it, is slower than float32."""
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    capabilities = torch.cpu.get_capabilities()
+    # Before torch 2.10 a processor does not say what it has; float32 is then the safe answer.
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 

@@ -76,7 +76,7 @@ def colour_sphere(size: int, *, convention: Convention = Convention.OPENCV) -> T
     Raises:
         ValueError: `size` is less than 3.
 
-    Example:
+    Examples:
         >>> colour_sphere(65)[:, 32, 32].tolist()  # (0, 0, -1)
         [128, 128, 0]
     """
@@ -107,7 +107,7 @@ def error_map(pred: Tensor, target: Tensor, mask: Tensor | None = None) -> Tenso
         ValueError: The shapes differ.
         TypeError: The mask is not boolean.
 
-    Example:
+    Examples:
         >>> wall = torch.tensor([0.0, 0.0, -1.0]).view(3, 1, 1)
         >>> floor = torch.tensor([0.0, -1.0, 0.0]).view(3, 1, 1)
         >>> error_map(wall, floor)
@@ -154,7 +154,7 @@ def comparison_grid(
         ValueError: Numbers of rows or shapes differ, or a value is out of range; the message names the argument.
         TypeError: An image or a mask has the wrong dtype.
 
-    Example:
+    Examples:
         >>> images = torch.rand(2, 3, 48, 64)
         >>> predictions = torch.randn(2, 3, 48, 64)
         >>> figure = comparison_grid(images, predictions, names=["desk", "wall"])
@@ -205,7 +205,7 @@ def training_curves(rows: Sequence[Mapping[str, float | str | None]], *, title: 
         ImportError: matplotlib is not installed.
         ValueError: There are no rows, or a value is not a number; the message names its row and key.
 
-    Example:
+    Examples:
         >>> figure = training_curves([{"epoch": 1, "train_loss": 0.5, "mean": 30.0}])
         >>> [axes.get_ylabel() for axes in figure.axes]
         ['loss', 'degrees', 'per cent of pixels']

@@ -3,6 +3,7 @@
 import copy
 import itertools
 import json
+import math
 import pickle
 
 import pytest
@@ -11,6 +12,7 @@ import timm
 import torch
 from torch import nn
 
+from normalkit.losses import AngularLoss
 from normalkit.models import UNetNormals
 
 SMALL = (16, 12, 8, 8, 8)
@@ -148,13 +150,18 @@ def test_normalize_is_a_default_that_a_call_overrides():
     assert not torch.allclose(raw(images), unit(images))
 
 
-@pytest.mark.parametrize("value", [0.0, float("nan"), float("inf")])
-def test_prediction_without_a_direction_is_zero(value):
+@pytest.mark.parametrize(
+    ("value", "expected"), [(0.0, 0.0), (float("nan"), float("nan")), (float("inf"), float("nan"))]
+)
+def test_prediction_without_a_direction_is_seen(value, expected):
     model = small().eval()
     with torch.no_grad():
         model.head.weight.zero_()
         model.head.bias.fill_(value)
-    assert torch.equal(model(torch.rand(1, 3, 32, 32)), torch.zeros(1, 3, 32, 32))
+    output = model(torch.rand(1, 3, 32, 32))
+    torch.testing.assert_close(output, torch.full((1, 3, 32, 32), expected), equal_nan=True)
+    target = torch.tensor([0.0, 0.0, -1.0]).view(1, 3, 1, 1).expand(1, 3, 32, 32)
+    assert math.isfinite(AngularLoss()(output, target)) == (expected == 0)
 
 
 @pytest.mark.parametrize("normalize", [True, False])

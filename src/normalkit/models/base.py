@@ -77,7 +77,7 @@ class NormalEstimator(nn.Module, ABC):
 
         Returns:
             (B, 3, H, W), `Convention.OPENCV`, float32 also under autocast (float64 from a float64 model). Unit
-            vectors; one that is zero or not finite is given as zero, which metrics count as invalid.
+            vectors; one that is zero stays so, and one that is not finite is NaN: metrics count both as invalid.
 
         Raises:
             ValueError: The shape is another, or a training batch leaves batch norm a single value per channel.
@@ -93,7 +93,10 @@ class NormalEstimator(nn.Module, ABC):
         raw = _crop(self.raw_map(images), height, width)
         if raw.dtype != torch.float64:
             raw = raw.float()
-        return geometry.normalize(raw) if (self.normalize if normalize is None else normalize) else raw
+        if not (self.normalize if normalize is None else normalize):
+            return raw
+        # A NaN stays one, so that a loss of it stops the training instead of going on without those pixels.
+        return torch.where(raw.isfinite().all(1, keepdim=True), geometry.normalize(raw), math.nan)
 
     @abstractmethod
     def raw_map(self, images: Tensor) -> Tensor:

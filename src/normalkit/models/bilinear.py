@@ -35,7 +35,7 @@ class BilinearNormals(NormalEstimator):
         ImportError: The package with the offline weights is not installed.
         OSError: The encoder's weights cannot be downloaded or read.
 
-    Example:
+    Examples:
         >>> import torch
         >>> model = BilinearNormals("resnet18", pretrained=False, channels=(8,)).eval()
         >>> model(torch.rand(1, 3, 30, 50)).shape

@@ -43,7 +43,7 @@ class UNetNormals(NormalEstimator):
         ImportError: The package with the offline weights is not installed.
         OSError: The encoder's weights cannot be downloaded or read.
 
-    Example:
+    Examples:
         >>> import torch
         >>> model = UNetNormals("resnet18", pretrained=False, skips=(2, 3)).eval()
         >>> normals = model(torch.rand(1, 3, 30, 50))

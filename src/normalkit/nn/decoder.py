@@ -37,7 +37,7 @@ class UNetDecoder(nn.Module):
         ValueError: An argument does not fit the encoder; the message says what does.
         TypeError: An argument is of another type.
 
-    Example:
+    Examples:
         >>> import torch
         >>> decoder = UNetDecoder((8, 16), (1, 2), (12, 4), skips=(1,), upsample="nearest")
         >>> decoder({1: torch.zeros(1, 8, 6, 10), 2: torch.zeros(1, 16, 3, 5)}).shape

@@ -48,7 +48,7 @@ class TimmEncoder(nn.Module):
         ImportError: The package with the offline weights is not installed.
         OSError: The weights cannot be downloaded or read.
 
-    Example:
+    Examples:
         >>> import torch
         >>> encoder = TimmEncoder("resnet18", pretrained=False)
         >>> {level: tuple(map.shape) for level, map in encoder(torch.zeros(1, 3, 64, 96)).items() if level > 3}

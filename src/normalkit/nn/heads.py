@@ -19,7 +19,7 @@ class NormalHead(nn.Conv2d):
     Raises:
         ValueError: The kernel is even, or a number is below 1.
 
-    Example:
+    Examples:
         >>> import torch
         >>> NormalHead(16)(torch.zeros(2, 16, 5, 7)).shape
         torch.Size([2, 3, 5, 7])
@@ -50,7 +50,7 @@ class BilinearHead(nn.Sequential):
         ValueError: A number is below 1.
         TypeError: `channels` is not a sequence.
 
-    Example:
+    Examples:
         >>> import torch
         >>> BilinearHead(8, (4,), 32)(torch.zeros(1, 8, 2, 3)).shape
         torch.Size([1, 3, 64, 96])

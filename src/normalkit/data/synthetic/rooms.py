@@ -48,7 +48,7 @@ class SyntheticRooms(Dataset[Sample]):
         ValueError: `length`, `size` or `seed` is out of range.
         TypeError: One of them is not whole, or `transform` cannot be called.
 
-    Example:
+    Examples:
         >>> rooms = SyntheticRooms(10, size=(48, 64), seed=1)
         >>> sample = rooms[3]
         >>> sample["name"], tuple(sample["image"].shape), tuple(sample["normals"].shape)
