@@ -94,6 +94,22 @@ def test_the_result_may_be_changed_and_trained_on(model, pixels):
     assert weight.grad is not None
 
 
+def test_what_a_model_keeps_from_a_prediction_may_be_trained_on():
+    class Caching(Answer):
+        grid = None
+
+        def forward(self, images):
+            if self.grid is None:
+                self.grid = torch.ones_like(images)
+            return images * self.grid
+
+    network = Caching(None)
+    predict(network, np.ones((4, 5, 3)))
+    images = torch.rand(1, 3, 4, 5, requires_grad=True)
+    network(images).sum().backward()
+    assert torch.equal(images.grad, torch.ones(1, 3, 4, 5))
+
+
 @pytest.mark.parametrize("flip", [False, True])
 def test_the_model_answers_in_eval_mode_and_each_part_is_left_in_its_own(pixels, flip):
     network = UNetNormals("test_resnet", pretrained=False, decoder_channels=(8, 8, 8, 8, 8)).train()

@@ -105,6 +105,14 @@ def _known_model(monkeypatch):
     monkeypatch.setitem(checkpoint.MODELS, "DropoutNormals", DropoutNormals)
 
 
+@pytest.fixture(autouse=True)
+def _ctrl_c():
+    """A shell lets jobs in the background ignore it, and these tests may be one."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread():
     """Nets this small are slower with more, equal bits need equally many, and forked children can use but one."""
