@@ -1,12 +1,17 @@
 """What several test modules share."""
 
 import os
+import signal
 import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+
+# Loader workers end by SIGTERM, and those of a shell that ignores it would inherit that and outlive the tests.
+signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@ import dataclasses
 import itertools
 import json
 import math
+import multiprocessing
 import os
 import random
 import resource
@@ -437,13 +438,33 @@ def test_a_run_in_another_thread_leaves_signals_alone(tmp_path):
 def test_signals_to_the_whole_group_stop_the_run_alone(tmp_path, workers):
     """As a terminal or a scheduler sends them: loader workers must not die of them and take the run down."""
 
+    def signal_the_group():
+        group = os.getpgrp()
+        if os.fork() == 0:
+            os.setpgrp()
+            os.killpg(group, signal.SIGTERM)
+            os._exit(0)
+        os.wait()
+        time.sleep(0.2)
+
     def child():
         os.setpgrp()
         with pytest.raises(Interrupted):
-            run(tmp_path, workers=workers, loss=when(2, lambda: os.killpg(0, signal.SIGTERM), plain_loss))
+            run(tmp_path, workers=workers, loss=when(2, signal_the_group, plain_loss))
 
     assert exit_status(child) == 0
     assert state_of(tmp_path)["step"] == 2
+
+
+def test_a_worker_ends_when_its_parent_says_and_for_no_one_else():
+    batches = iter(evaluation_loader(Indices(9), batch_size=1, workers=1))
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    assert exit_status(lambda: [os.kill(worker.pid, signum) for signum in (signal.SIGTERM, signal.SIGINT)]) == 0
+    assert [int(next(batches)) for _ in range(3)] == [1, 2, 3]
+    worker.terminate()
+    worker.join(20)
+    assert worker.exitcode == 0
 
 
 def exit_status(work):

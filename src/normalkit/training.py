@@ -745,7 +745,16 @@ def _collate(samples: list[Any]) -> Any:
 def _leave_signals(worker: int) -> None:
     """Leave Ctrl-C and SIGTERM, which a terminal or a scheduler sends to all processes, to the main one."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # Not on macOS and Windows.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_when_parent_says, daemon=True).start()
+
+
+def _end_when_parent_says() -> None:
+    """Wait for the SIGTERM with which the main process ends a worker that is still there at its exit."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def read_rows(path: str | os.PathLike[str]) -> list[Figures]:
