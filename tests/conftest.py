@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-
 # Loader workers end by SIGTERM, and those of a shell that ignores it would inherit that and outlive the tests.
 signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
