@@ -372,6 +372,7 @@ def test_a_run_stopped_at_every_step_ends_as_one_that_was_not(tmp_path, whole_ru
             codes.append(stop.exit_code)
             assert load_model(tmp_path / "last")
             assert (tmp_path / "best").exists() == (stops > STEPS)
+            assert json.loads((tmp_path / "config.json").read_text())["settings"]["seed"] == SETTINGS.seed
     assert codes == [130, 143] * (SETTINGS.epochs * STEPS // 2)
     assert differing(tmp_path, whole_run(workers)) == []
 
@@ -424,6 +425,15 @@ def test_an_ignored_signal_stays_ignored(tmp_path):
     finally:
         signal.signal(signal.SIGINT, before)
     assert len(rows) == SETTINGS.epochs
+
+
+def test_signals_to_a_worker_of_any_loader_are_not_the_run_s(tmp_path):
+    class Signalling(Scenes):
+        def __getitem__(self, index):
+            signal.raise_signal(signal.SIGINT)
+            return super().__getitem__(index)
+
+    assert len(run(tmp_path, batches=lambda epoch: DataLoader(Signalling(), batch_size=4, num_workers=1))) == 2
 
 
 def test_a_run_in_another_thread_leaves_signals_alone(tmp_path):
@@ -550,6 +560,28 @@ def test_a_finished_run_gives_its_rows_at_once(whole_run):
     rows = run(whole_run(), resume=True, loss=None, validate=None)
     assert rows == read_rows(whole_run() / "metrics.csv")
     assert {path: path.stat().st_mtime_ns for path in whole_run().rglob("*")} == before
+
+
+def test_a_run_that_lies_in_last_old_is_found(tmp_path):
+    """Where a crash between two renames left it."""
+    rows = run(tmp_path)
+    (tmp_path / "last").rename(tmp_path / "last.old")
+    with pytest.raises(FileExistsError):
+        run(tmp_path)
+    (tmp_path / "last").rename(tmp_path / "last.old")
+    assert run(tmp_path, resume=True, loss=None, validate=None) == rows
+
+
+def test_a_resumed_run_knows_its_best(tmp_path):
+    means = iter([10.0, 20.0])
+    with pytest.raises(Interrupted):
+        run(
+            tmp_path,
+            validate=lambda model: {"mean": next(means)},
+            loss=when(STEPS + 1, send(signal.SIGINT), plain_loss),
+        )
+    run(tmp_path, validate=lambda model: {"mean": next(means)}, resume=True)
+    assert (read_config(tmp_path / "best")["epoch"], read_config(tmp_path / "last")["epoch"]) == (1, 2)
 
 
 def test_resume_without_a_run_begins_one(tmp_path, whole_run):
