@@ -536,20 +536,22 @@ def test_a_run_killed_between_any_two_renames_ends_as_one_that_was_not(tmp_path,
 
 @pytest.mark.slow
 def test_a_run_killed_at_random_moments_ends_as_one_that_was_not(tmp_path):
-    settings = dataclasses.replace(SETTINGS, epochs=60)
-    draw, kills = random.Random(0), 0
+    settings = dataclasses.replace(SETTINGS, epochs=150)
+    draw, kills, reached, patience = random.Random(0), 0, 0, 0.3
     for _ in range(25):
         child = os.fork()
         if child == 0:
             torch.set_num_threads(1)
             run(tmp_path / "run", settings=settings, resume=True)
             os._exit(0)
-        time.sleep(draw.uniform(0.05, 1.5))
+        time.sleep(draw.uniform(0.02, patience))
         os.kill(child, signal.SIGKILL)
         kills += os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
         check_whole(tmp_path / "run")
+        before, reached = reached, state_of(tmp_path / "run")["epoch"] if (tmp_path / "run" / "last").exists() else 0
+        patience *= 1.0 if reached > before else 1.3  # A slow machine needs longer for an epoch.
     assert kills >= 20
-    assert state_of(tmp_path / "run")["epoch"] > 0
+    assert reached > 0
     run(tmp_path / "run", settings=settings, resume=True)
     run(tmp_path / "whole", settings=settings)
     assert differing(tmp_path / "run", tmp_path / "whole") == []
@@ -1048,21 +1050,22 @@ def test_a_launcher_s_processes_train_and_score(tmp_path):
     """torchrun, which `accelerate launch` starts for graphics processors; on CPUs that wants MPI."""
     script = tmp_path / "script.py"
     script.write_text(
-        "import sys, torch\n"
+        "import json, os, sys\n"
         f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "from pathlib import Path\n"
         "import test_training as t\n"
         "t.checkpoint.MODELS['DropoutNormals'] = t.DropoutNormals\n"
-        f"rows = t.run(Path({str(tmp_path)!r}) / 'run', batches=t.loader_of_all)\n"
-        "figures = t.plain_validation(t.load_model(Path(sys.argv[0]).parent / 'run' / 'last'))\n"
-        "print('figures', figures['mean'], rows[-1]['mean'])\n"
+        "folder = Path(sys.argv[0]).parent\n"
+        "rows = t.run(folder / 'run', batches=t.loader_of_all)\n"
+        "figures = t.plain_validation(t.load_model(folder / 'run' / 'last'))\n"
+        "(folder / os.environ['RANK']).write_text(json.dumps([figures['mean'], rows[-1]['mean']]))\n"
     )
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     cpu = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*launch, str(script)], env=cpu, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
-    figures = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("figures")]
-    assert len(figures) == 2
-    assert len({tuple(line) for line in figures}) == 1
-    assert float(figures[0][0]) == pytest.approx(float(figures[0][1]), rel=1e-6)
+    # Not from stdout, where gloo writes too, in the middle of lines.
+    figures = [json.loads((tmp_path / rank).read_text()) for rank in "01"]
+    assert figures[0] == figures[1]
+    assert figures[0][0] == pytest.approx(figures[0][1], rel=1e-6)
     assert "destroy_process_group" not in done.stderr
