@@ -1,4 +1,7 @@
-"""Data sets: one file each. Every one returns the same sample dict; see `normalkit.data.sample`."""
+"""Data sets: one file each.
+
+Those of normals return the same sample dict, see `normalkit.data.sample`; `LabeledImages` are images with classes.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,30 @@ import os
 
 from torch.utils.data import Dataset
 
+from normalkit.data.device import DeviceLoader, device_evaluation_loader, device_training_loader
 from normalkit.data.folder import NormalFolder
+from normalkit.data.labeled import LabeledImages, read_labeled_images
+from normalkit.data.loader import evaluation_loader, training_loader
 from normalkit.data.memory import InMemory
 from normalkit.data.rgbd import RGBDNormals
 from normalkit.data.sample import Sample
 from normalkit.data.synthetic import SyntheticRooms
 from normalkit.geometry import Convention
 
-__all__ = ["InMemory", "NormalFolder", "RGBDNormals", "SyntheticRooms", "open_dataset"]
+__all__ = [
+    "DeviceLoader",
+    "InMemory",
+    "LabeledImages",
+    "NormalFolder",
+    "RGBDNormals",
+    "SyntheticRooms",
+    "device_evaluation_loader",
+    "device_training_loader",
+    "evaluation_loader",
+    "open_dataset",
+    "read_labeled_images",
+    "training_loader",
+]
 
 
 def open_dataset(

@@ -1,0 +1,171 @@
+"""Images a second of `device_training_loader` beside torchvision's usual pipeline, in the same run.
+
+The peer is `torch.utils.data.DataLoader` over a data set like torchvision's `CIFAR10`, which makes a PIL picture of
+each sample: RandomCrop(32, padding=4), RandomHorizontalFlip, ToTensor, Normalize. Its workers stay from epoch to epoch,
+so that their start is not timed; `--images` is an epoch. Its crop pads with black, which is quicker for it than the
+reflection that ours pads with. Ours is normalised batch by batch as the peer's is sample by sample.
+
+    python benchmarks/cifar_loader.py --data ../shared/data/cifar10_train_jpeg.tar.xz --images 50000
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import re
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import PIL
+import torch
+import torchvision
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import Compose, Normalize, RandomCrop, RandomHorizontalFlip, ToTensor
+from torchvision.transforms import functional as F
+
+from normalkit.data.device import DeviceLoader, device_evaluation_loader, device_training_loader
+from normalkit.data.labeled import LabeledImages, read_labeled_images
+
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+PADDING = 4
+CHECKED = 500
+
+Epoch = Callable[[int], Iterable[tuple[Tensor, Tensor]]]
+
+
+class Pictures(Dataset[tuple[Tensor, int]]):
+    """What `torchvision.datasets.CIFAR10` does with its array of (N, H, W, 3)."""
+
+    def __init__(self, data: LabeledImages, transform: Callable[[Image.Image], Tensor]) -> None:
+        self.data = data.images.permute(0, 2, 3, 1).contiguous().numpy()
+        self.targets = data.labels.tolist()
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.transform(Image.fromarray(self.data[index])), self.targets[index]
+
+
+def peer(data: LabeledImages, *, batch_size: int, workers: int) -> Epoch:
+    """The usual pipeline."""
+    steps = [RandomCrop(32, padding=PADDING), RandomHorizontalFlip(), ToTensor(), Normalize(MEAN, STD)]
+    loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
+        Pictures(data, Compose(steps)),
+        batch_size=batch_size,
+        shuffle=True,
+        drop_last=True,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+    )
+    return lambda epoch: loader
+
+
+def ours(data: LabeledImages, *, batch_size: int) -> Epoch:
+    """The loader of this library, then the same normalisation."""
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+
+    def batches(epoch: int) -> Iterable[tuple[Tensor, Tensor]]:
+        for batch in device_training_loader(data, batch_size=batch_size, epoch=epoch, seed=0):
+            yield batch["image"].sub_(mean).div_(std), batch["label"]
+
+    return batches
+
+
+def check_equal(data: LabeledImages) -> None:
+    """Refuse to compare the speed of different answers: PIL's, cut and flipped as ours was, are the same pixels."""
+    some = data.subset(torch.arange(min(CHECKED, len(data))))
+    pictures = [Image.fromarray(image) for image in some.images.permute(0, 2, 3, 1).numpy()]
+    _compare(device_evaluation_loader(some), pictures)
+    _compare(device_training_loader(some, batch_size=len(some), epoch=0, seed=0), pictures)
+
+
+def _compare(loader: DeviceLoader, pictures: list[Image.Image]) -> None:
+    images = torch.cat([batch["image"] for batch in loader])
+    moves = [(0, 0, 0)] * len(images) if loader.moves is None else loader.moves.tolist()
+    for image, sample, (down, right, mirrored) in zip(images, loader.order.tolist(), moves, strict=True):
+        padded = F.pad(pictures[sample], PADDING, padding_mode="reflect")
+        expected = F.crop(padded, PADDING + down, PADDING + right, 32, 32)
+        if not torch.equal(image, F.to_tensor(F.hflip(expected) if mirrored else expected)):
+            raise SystemExit(f"sample {sample} differs from torchvision's; so no speed is compared")
+
+
+def seconds(epoch: Epoch, number: int, images: int) -> float:
+    """Of one epoch, of which every batch is counted and none is kept."""
+    start, count = time.perf_counter(), 0
+    for _, labels in epoch(number):
+        count += len(labels)
+    taken = time.perf_counter() - start
+    if count != images:
+        raise SystemExit(f"an epoch had {count} images, not {images}")
+    return taken
+
+
+def processor() -> str:
+    """The processor's name, where the system tells it."""
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*: (.+)", info.read_text()) if info.is_file() else None
+    return found[1] if found else platform.processor() or platform.machine()
+
+
+def load(path: Path | None, images: int) -> LabeledImages:
+    """Images drawn at random from a data set, or random ones, which cost either side as much."""
+    generator = torch.Generator().manual_seed(0)
+    if path is not None:
+        data = read_labeled_images(path)
+        return data.subset(torch.randperm(len(data), generator=generator)[:images])
+    pixels = torch.randint(256, (images, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    return LabeledImages(pixels, torch.arange(images) % 10, tuple(map(str, range(10))))
+
+
+def main() -> None:
+    """Measure and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="archive or folder to read; by default random pixels")
+    parser.add_argument("--images", type=int, default=10000, help="in an epoch, at most")
+    parser.add_argument("--batch", type=int, nargs="+", default=(128, 512), help="batch sizes")
+    parser.add_argument("--workers", type=int, nargs="+", default=(0, 1, 2, 4), help="of the peer")
+    parser.add_argument("--repeats", type=int, default=5, help="timed epochs of each, after one that is not timed")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    data = load(args.data, args.images)
+    check_equal(data)
+
+    print(f"{len(data)} images of 32 x 32, {args.threads} threads, {os.cpu_count()} cores of {processor()}")
+    print(
+        f"load {os.getloadavg()[0]:.1f}; Python {platform.python_version()}, torch {torch.__version__}, torchvision "
+        f"{torchvision.__version__}, Pillow {PIL.__version__}, numpy {np.__version__}\n"
+    )
+    print(f"{'batch':>5}  {'loader':28}{'images/s':>10}{'least - most':>18}{'ms a batch':>12}{'ours is':>9}")
+    for batch_size in args.batch:
+        contenders = {"device_training_loader": ours(data, batch_size=batch_size)}
+        contenders |= {
+            f"DataLoader, PIL, {workers} workers": peer(data, batch_size=batch_size, workers=workers)
+            for workers in args.workers
+        }
+        count = len(data) // batch_size * batch_size
+        rates: dict[str, list[float]] = {name: [] for name in contenders}
+        for number in range(args.repeats + 1):
+            for name, epoch in contenders.items():
+                taken = seconds(epoch, number, count)
+                if number:
+                    rates[name].append(count / taken)
+        own, *others = (statistics.median(each) for each in rates.values())
+        for name, each in rates.items():
+            rate = statistics.median(each)
+            spread = f"{min(each):,.0f} - {max(each):,.0f}"
+            ratio = f"{own / rate:.1f}x" + (" *" if rate == max(others) else "")
+            print(f"{batch_size:5}  {name:28}{rate:10,.0f}{spread:>18}{1e3 * batch_size / rate:12.2f}{ratio:>9}")
+    print("\n* against the peer at its best number of workers")
+
+
+if __name__ == "__main__":
+    main()

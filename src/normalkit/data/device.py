@@ -1,0 +1,149 @@
+"""Batches of labelled images made where the images are, faster than any network takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from normalkit.data.labeled import LabeledImages
+from normalkit.data.loader import mix_seeds, process_rank
+
+__all__ = ["DeviceLoader", "Flip", "device_evaluation_loader", "device_training_loader"]
+
+Flip = Literal["alternating", "random", "none"]
+
+_FLIPS = ("alternating", "random", "none")
+
+
+class DeviceLoader:
+    """Batches of images that stay on their device as uint8; see the two functions that make it.
+
+    A batch is a dict: `image` (B, 3, H, W) float32 in [0, 1] and `label` (B,) int64.
+
+    Args:
+        data: On any device.
+        order: (M,) int64: the samples, batch after batch.
+        batch_size: Samples a batch; the last one may have fewer.
+        moves: (M, 3) int64, for each place in the order: how many pixels below and how many right of the image's
+            corner the window begins that is cut out of it, each less than the image's side, and 1 where the window
+            is mirrored, else 0. Outside the image its reflection is seen. None leaves the images as they are.
+    """
+
+    def __init__(self, data: LabeledImages, order: Tensor, *, batch_size: int, moves: Tensor | None = None) -> None:
+        device = data.images.device
+        self.data = data
+        self.order = order.to(device)
+        self.batch_size = batch_size
+        self.moves = None if moves is None else moves.to(device)
+
+    def __len__(self) -> int:
+        """The number of batches."""
+        return -(-len(self.order) // self.batch_size)
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        """One batch after another; the same ones each time."""
+        for start in range(0, len(self.order), self.batch_size):
+            batch = slice(start, start + self.batch_size)
+            images = self.data.images.index_select(0, self.order[batch])
+            if self.moves is not None:
+                images = _cut_and_mirror(images, self.moves[batch])
+            yield {"image": images.float().div_(255), "label": self.data.labels.index_select(0, self.order[batch])}
+
+
+def device_training_loader(
+    data: LabeledImages, *, batch_size: int, epoch: int, seed: int, padding: int = 4, flip: Flip = "alternating"
+) -> DeviceLoader:
+    """The batches of one epoch, shuffled, shifted and flipped: the same whenever the same epoch is asked for.
+
+    Every sample has draws of its own, made on the CPU and from `seed` and `epoch` alone, so that they are the same
+    on every device and in batches of any size. The last, smaller batch is left out. In several processes each gets
+    every n-th batch, and all equally many.
+
+    Args:
+        data: The training images, on the device that they are to be used on.
+        batch_size: Samples a batch in each process.
+        epoch: From 0.
+        seed: Of the run.
+        padding: Pixels of its reflection that are put around an image before a window of its own size is cut out at
+            random, any one of (2 * padding + 1)^2; 0 for none.
+        flip: "random" mirrors each sample with a chance of one half; "alternating" does so in the first epoch, and in
+            every other the opposite of the one before, so that two epochs show both sides of each sample (Keller
+            Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", arXiv 2404.00498); or "none".
+
+    Raises:
+        ValueError: The batch size exceeds the number of samples, the padding is not below the image's sides, or
+            another argument is out of range.
+
+    Examples:
+        >>> data = LabeledImages(torch.zeros(10, 3, 8, 8, dtype=torch.uint8), torch.arange(10) % 2, ("cat", "dog"))
+        >>> [batch["image"].shape for batch in device_training_loader(data, batch_size=4, epoch=0, seed=0)]
+        [torch.Size([4, 3, 8, 8]), torch.Size([4, 3, 8, 8])]
+    """
+    rank, world = process_rank()
+    size, side = len(data), min(data.images.shape[2:])
+    if not 1 <= batch_size * world <= size:
+        several = f" in {world} processes" if world > 1 else ""
+        raise ValueError(f"batch_size={batch_size}{several}: wanted between 1 and {size // world}, of {size} samples")
+    if not 0 <= padding < side:
+        raise ValueError(f"padding={padding}: wanted 0 to {side - 1}; a reflection is smaller than the image's {side}")
+    if flip not in _FLIPS:
+        raise ValueError(f"flip={flip!r}: wanted {', '.join(_FLIPS[:-1])} or {_FLIPS[-1]}")
+    for name, number in (("epoch", epoch), ("seed", seed)):
+        if number < 0:
+            raise ValueError(f"{name}={number}: wanted at least 0")
+    generator = _generator(seed, epoch, 0)
+    order = torch.randperm(size, generator=generator)
+    shifts = torch.randint(-padding, padding + 1, (size, 2), generator=generator)
+    mirrored = torch.zeros(size, dtype=torch.int64)
+    if flip != "none":
+        first = _generator(seed, 0, 1) if flip == "alternating" else generator
+        mirrored = torch.randint(2, (size,), generator=first)
+    if flip == "alternating" and epoch % 2:
+        mirrored = 1 - mirrored
+    moves = torch.cat([shifts, mirrored[:, None]], dim=1) if padding or flip != "none" else None
+    every = order[: size // batch_size * batch_size].view(-1, batch_size)
+    mine = every[rank : len(every) // world * world : world].flatten()
+    return DeviceLoader(data, mine, batch_size=batch_size, moves=None if moves is None else moves[mine])
+
+
+def device_evaluation_loader(data: LabeledImages, *, batch_size: int = 1000) -> DeviceLoader:
+    """All samples in order, as they are, none twice and none left out; in several processes each gets its share.
+
+    Args:
+        data: The images, on the device that they are to be used on.
+        batch_size: Samples a batch; the last one may have fewer.
+
+    Raises:
+        ValueError: The batch size is below 1.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}: wanted at least 1")
+    rank, world = process_rank()
+    return DeviceLoader(data, torch.arange(len(data))[rank::world], batch_size=batch_size)
+
+
+def _cut_and_mirror(images: Tensor, moves: Tensor) -> Tensor:
+    """A window of each image, (B, 3, H, W), at its own place; `moves` is (B, 3) as `DeviceLoader` has it.
+
+    One index for each pixel, the same for its three channels: as fast as copies of windows out of padded images,
+    without the memory that those take.
+    """
+    batch, channels, height, width = images.shape
+    down, right, mirrored = moves.unsqueeze(1).unbind(2)
+    columns = torch.arange(width, device=images.device)
+    columns = torch.where(mirrored == 1, columns.flip(0), columns)
+    rows = _reflect(torch.arange(height, device=images.device) + down, height)
+    index = (rows[:, :, None] * width + _reflect(columns + right, width)[:, None]).view(batch, 1, -1)
+    return images.flatten(2).gather(2, index.expand(-1, channels, -1)).view(images.shape)
+
+
+def _reflect(places: Tensor, side: int) -> Tensor:
+    """Places in (-side, 2 * side - 1) as those of the pixels seen there, the outermost of which is not repeated."""
+    return side - 1 - (side - 1 - places.abs()).abs()
+
+
+def _generator(*numbers: int) -> torch.Generator:
+    return torch.Generator().manual_seed(mix_seeds(*numbers))

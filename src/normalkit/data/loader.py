@@ -1,0 +1,109 @@
+"""Batches of samples read by worker processes, and what every loader needs: its process's share, and its seeds."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+__all__ = ["evaluation_loader", "mix_seeds", "process_rank", "training_loader"]
+
+
+def training_loader(
+    dataset: Dataset[Any], *, batch_size: int, epoch: int, seed: int, workers: int = 2
+) -> DataLoader[Any]:
+    """The batches of one epoch, shuffled: the same whenever the same epoch is asked for.
+
+    The last, smaller batch is left out. In several processes each gets every n-th batch, and all equally many.
+
+    Args:
+        dataset: Of samples; random transforms draw from the global generator of torch, numpy or Python. Without
+            workers that is this process's, which `fit` seeds.
+        batch_size: Samples a batch in each process.
+        epoch: From 0.
+        seed: Of the run.
+        workers: Loader processes.
+
+    Raises:
+        ValueError: The batch size exceeds the number of samples, or samples of a batch differ in size.
+    """
+    rank, world = process_rank()
+    size = len(dataset)  # type: ignore[arg-type]
+    if not 1 <= batch_size * world <= size:
+        several = f" in {world} processes" if world > 1 else ""
+        raise ValueError(f"batch_size={batch_size}{several}: wanted between 1 and {size // world}, of {size} samples")
+    order = torch.randperm(size, generator=torch.Generator().manual_seed(mix_seeds(seed, epoch, 0))).tolist()
+    every = [order[i : i + batch_size] for i in range(0, size - batch_size + 1, batch_size)]
+    return DataLoader(
+        dataset,
+        batch_sampler=every[rank : len(every) // world * world : world],
+        num_workers=workers,
+        collate_fn=_collate,
+        worker_init_fn=_leave_signals,
+        generator=torch.Generator().manual_seed(mix_seeds(seed, epoch, 1 + rank)),
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def evaluation_loader(dataset: Dataset[Any], *, batch_size: int = 8, workers: int = 2) -> DataLoader[Any]:
+    """All samples in order, none twice and none left out; in several processes each gets its share.
+
+    Args:
+        dataset: Of samples of one size, or `batch_size` 1.
+        batch_size: Samples a batch.
+        workers: Loader processes.
+
+    Raises:
+        ValueError: The batch size is below 1, or samples of a batch differ in size.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}: wanted at least 1")
+    rank, world = process_rank()
+    mine = list(range(rank, len(dataset), world))  # type: ignore[arg-type]
+    return DataLoader(
+        dataset,
+        batch_sampler=[mine[i : i + batch_size] for i in range(0, len(mine), batch_size)],
+        num_workers=workers,
+        collate_fn=_collate,
+        worker_init_fn=_leave_signals,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def _collate(samples: list[Any]) -> Any:
+    try:
+        return default_collate(samples)
+    except RuntimeError as error:
+        raise ValueError(f"samples of one batch differ in size; use a batch size of 1 ({error})") from error
+
+
+def _leave_signals(worker: int) -> None:
+    """Leave Ctrl-C and SIGTERM, which a terminal or a scheduler sends to all processes, to the main one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # Not on macOS and Windows.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_when_parent_says, daemon=True).start()
+
+
+def _end_when_parent_says() -> None:
+    """Wait for the SIGTERM with which the main process ends a worker that is still there at its exit."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
+
+
+def process_rank() -> tuple[int, int]:
+    """This process's number and how many there are."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
+
+
+def mix_seeds(*numbers: int) -> int:
+    """One seed from several numbers, far from the seeds of their neighbours."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
