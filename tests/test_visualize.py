@@ -11,7 +11,15 @@ import torch
 from PIL import Image
 
 from normalkit.geometry import Convention
-from normalkit.visualize import colour_sphere, comparison_grid, error_map, save_figure, training_curves
+from normalkit.visualize import (
+    colour_sphere,
+    comparison_grid,
+    confusion_matrix_figure,
+    error_map,
+    save_figure,
+    study_figure,
+    training_curves,
+)
 
 pytest.importorskip("matplotlib", reason="figures need the extra `train`")
 
@@ -45,7 +53,9 @@ def boxes(figure):
     texts = {}
 
     def record(*args, mtext, **options):
-        texts[mtext] = mtext.get_window_extent(renderer)
+        # The lines of a longer text come one by one, and do not say whose they are: only titles have several.
+        text = mtext or figure._suptitle
+        texts[text] = text.get_window_extent(renderer)
 
     # A locator makes labels beyond the axes too, which are never drawn: only the renderer knows.
     with mock.patch.object(renderer, "draw_text", record):
@@ -313,6 +323,214 @@ def test_curves_are_tidy(rows, title):
     assert len(bare) == (0 if "mean" in rows[0] else 2)
 
 
+def classifier_run(epochs=12):
+    return [
+        {
+            "epoch": epoch,
+            "train_loss": 2 / epoch,
+            "val_loss": 3 / epoch,
+            "train_accuracy": 95 - 40 / epoch,
+            "accuracy": 90 - (epoch - 7) ** 2 if epoch > 1 else "",
+        }
+        for epoch in range(1, epochs + 1)
+    ]
+
+
+def test_curves_of_a_classifier_are_loss_and_accuracy():
+    loss, accuracy = training_curves(classifier_run()).axes
+    assert lines(loss)["training"] == [[epoch, 2 / epoch] for epoch in range(1, 13)]
+    assert lines(accuracy)["training"] == [[epoch, 95 - 40 / epoch] for epoch in range(1, 13)]
+    assert lines(accuracy)["validation"] == [[epoch, 90 - (epoch - 7) ** 2] for epoch in range(2, 13)]
+    assert [x for x, _ in lines(accuracy)["highest: 90.0 %, epoch 7"]] == [7, 7]
+    shown = [text.get_text() for text in accuracy.get_legend().get_texts()]
+    assert shown == ["training", "validation", "highest: 90.0 %, epoch 7"]
+
+
+def test_curves_show_both_tasks_where_the_rows_have_both():
+    rows = [{**normals, "accuracy": 50.0} for normals in run(3)]
+    assert [axes.get_title() for axes in training_curves(rows).axes] == [
+        "Loss",
+        "Angular error",
+        "Validation error below a threshold",
+        "Accuracy",
+    ]
+
+
+@pytest.mark.parametrize("rows", [classifier_run(1), classifier_run(60), [{"train_loss": 0.5, "accuracy": None}]])
+def test_curves_of_a_classifier_are_tidy(rows):
+    figure = training_curves(rows, title="A title of many words, which takes more than one line " + "w" * 40)
+    assert_tidy(figure)
+    assert len(figure.axes) == 2
+    assert len(figure._suptitle.get_text().splitlines()) == 2
+
+
+CIFAR = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+
+
+def confusions(size, seed=0):
+    draws = np.random.default_rng(seed)
+    return torch.from_numpy(draws.poisson(5, (size, size)) + np.diag(draws.integers(0, 900, size)))
+
+
+def test_confusions_are_per_cent_of_the_truth():
+    counts = confusions(10)
+    counts[4, 2] = 0
+    counts[6] = 0
+    axes = confusion_matrix_figure(counts, CIFAR).axes[0]
+    expected = 100 * counts.numpy() / np.maximum(counts.numpy().sum(1, keepdims=True), 1)
+    drawn = axes.images[0].get_array()
+    np.testing.assert_allclose(drawn.filled(0), expected)
+    assert drawn.mask.any(1).tolist() == drawn.mask.all(1).tolist() == [i == 6 for i in range(10)]
+    # A picture's first row is the upper one; a text stands at (column, row).
+    assert axes.get_ylim()[0] > axes.get_ylim()[1]
+    shown = {tuple(map(int, text.get_position())): text.get_text() for text in axes.texts}
+    assert len(shown) == 100
+    for (column, row), text in shown.items():
+        if row == 6:
+            assert text == ""
+        else:
+            assert float(text) == pytest.approx(expected[row, column], abs=0.05 + 1e-9)
+    assert shown[2, 4] == "0"
+    assert [label.get_text() for label in axes.get_xticklabels()] == CIFAR
+    rows = [label.get_text() for label in axes.get_yticklabels()]
+    assert rows == [*CIFAR[:6], "frog: no images", *CIFAR[7:]]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("prediction", "truth")
+    assert axes.get_title() == "Rows: truth; columns: prediction; per cent of each row"
+
+
+def test_numbers_of_confusions_stand_out_from_their_cells():
+    axes = confusion_matrix_figure(torch.tensor([[60, 40], [34, 66]]), ["a", "b"]).axes[0]
+    image = axes.images[0]
+    for text in axes.texts:
+        column, row = map(int, text.get_position())
+        cell = np.dot(image.cmap(image.norm(image.get_array()[row, column]))[:3], (0.2126, 0.7152, 0.0722))
+        assert abs(cell - (text.get_color() == "white")) > 0.4
+
+
+@pytest.mark.parametrize(
+    ("classes", "title"),
+    [
+        (CIFAR, None),
+        (CIFAR, "ImprovedNet on the test images"),
+        (["cat", "dog"], "A title of many words, which takes more than one line above so small a figure"),
+        (["only"], None),
+        ([f"{'a long name of many words ' * (i % 3)}{i}" for i in range(5)], r"$\alpha$ $x$"),
+        ([str(i) for i in range(20)], None),
+    ],
+)
+def test_confusions_are_tidy(classes, title):
+    counts = confusions(len(classes))
+    counts[-1] = 0
+    figure = confusion_matrix_figure(counts, classes, title=title)
+    cells = {text.get_text() for text in figure.axes[0].texts}
+    assert_tidy(figure, on_pictures=cells)
+    # Each number lies within its own cell.
+    _, texts, (panel,) = boxes(figure)
+    width = panel.width / len(classes)
+    assert all(box.width < 0.95 * width for text, box in texts.items() if text in figure.axes[0].texts)
+
+
+@pytest.mark.parametrize(
+    ("counts", "classes", "message"),
+    [
+        (torch.ones(2, 3), ["a", "b"], r"counts has shape \(2, 3\) and classes 2 names"),
+        (torch.ones(2, 2), ["a", "b", "c"], r"counts has shape \(2, 2\) and classes 3 names"),
+        (torch.ones(2, 2), "ab", "wanted"),
+        (torch.ones(0, 0), [], "wanted"),
+        (torch.tensor([[1, -1], [0, 1]]), ["a", "b"], "negative"),
+        (torch.tensor([[1, math.nan], [0, 1]]), ["a", "b"], "not finite"),
+    ],
+)
+def test_confusions_refuse(counts, classes, message):
+    with pytest.raises(ValueError, match=message):
+        confusion_matrix_figure(counts, classes)
+
+
+VARIANTS = ["ImprovedNet", "no batch norm", "FC1, 2 layers removed", "fresh"]
+SEEDS = {
+    "accuracy (%) ↑": [[91.0, 90.25, 90.5], [86.0], [89.0, 88.0], []],
+    "mean (°) ↓": [[30, 31, 32], [], [35, 35], []],
+}
+
+
+def legend(figure):
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def marks(axes, label):
+    """The points drawn under a label of the legend, from the top."""
+    found = [np.asarray(one.get_offsets()) for one in axes.collections if one.get_label() == label]
+    found += [line.get_xydata() for bar in axes.containers if bar.get_label() == label for line in bar.lines[:1]]
+    found += [line.get_xydata() for line in axes.lines if line.get_label() == label]
+    return sorted(np.concatenate(found).tolist(), key=lambda point: point[1]) if found else []
+
+
+def test_a_study_shows_seeds_means_deviations_and_the_reported():
+    reported = {"accuracy (%) ↑": [92.5, None, 84.0, 91.5]}
+    figure = study_figure(VARIANTS, SEEDS, reported=reported)
+    accuracy, error = figure.axes
+    assert [axes.get_title() for axes in figure.axes] == list(SEEDS)
+    assert [label.get_text() for label in accuracy.get_yticklabels()] == VARIANTS
+    bottom, top = accuracy.get_ylim()
+    assert bottom > 3 > 0 > top
+    for axes, (_, runs) in zip(figure.axes, SEEDS.items(), strict=True):
+        several = [(line, seeds) for line, seeds in enumerate(runs) if len(seeds) > 1]
+        assert marks(axes, "mean ± standard deviation") == [[np.mean(seeds), line] for line, seeds in several]
+        assert marks(axes, "single run") == [[seeds[0], line] for line, seeds in enumerate(runs) if len(seeds) == 1]
+        faint = marks(axes, "one seed")
+        assert sorted(x for x, _ in faint) == sorted(x for _, seeds in several for x in seeds)
+        # Below the line of their variant, and above the next.
+        assert {math.floor(y) for _, y in faint} == {line for line, _ in several}
+        bars = [bar.lines[2][0].get_segments()[0] for bar in axes.containers if bar.has_xerr]
+        for (line, seeds), ((low, y), (high, _)) in zip(several, bars, strict=True):
+            spread = np.std(seeds, ddof=1)
+            assert (low, high, y) == pytest.approx((np.mean(seeds) - spread, np.mean(seeds) + spread, line))
+    assert marks(accuracy, "reported") == [[92.5, 0], [84.0, 2], [91.5, 3]]
+    assert marks(error, "reported") == []
+    assert [text.get_text() for text in accuracy.texts] == ["90.6", "86.0", "88.5"]
+    assert legend(figure) == ["one seed", "mean ± standard deviation", "single run", "reported"]
+
+
+def test_the_legend_of_a_study_names_only_what_is_drawn():
+    assert legend(study_figure(["a"], {"loss": [[0.25]]})) == ["single run"]
+    assert legend(study_figure(["a"], {"loss": [[100.0, 100.0]]})) == ["one seed", "mean ± standard deviation"]
+
+
+LONG = ["FC1, 2 layers removed", "conv layers 5, 6 removed", "a name that is far too long for the margin of a figure"]
+
+
+@pytest.mark.parametrize("panels", [1, 3, 5])
+@pytest.mark.parametrize("title", [None, "A title of many words, which takes more than one line if alone"])
+def test_a_study_is_tidy(panels, title):
+    draws = np.random.default_rng(panels)
+    names = [*LONG, "no $batch$ norm", "no dropout", "ImprovedNet", "BaseNet"]
+    values = {f"share below {11.25 * i}°": draws.normal(80 + i, 1, (7, 3)).tolist() for i in range(panels)}
+    reported = {heading: [62.0, None, *[80.0] * 5] for heading in values}
+    figure = study_figure(names, values, reported=reported, title=title)
+    assert_tidy(figure)
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels[:2] == LONG[:2]
+    assert "…" in labels[2]
+    assert labels[3] == names[3]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"values": {}}, "values is empty"),
+        ({"values": {"accuracy": [[], []]}}, "values is empty"),
+        ({"values": {"accuracy": [[1.0]]}}, r"values\['accuracy'\] has 1 entries for 2 names"),
+        ({"reported": {"accuracy": [1.0]}}, r"reported\['accuracy'\] has 1 entries for 2 names"),
+        ({"reported": {"mean": [1.0, None]}}, "reported has mean, which values has not"),
+        ({"values": {"accuracy": [[1.0, math.nan], []]}}, "not finite"),
+        ({"reported": {"accuracy": [math.inf, None]}}, "not finite"),
+    ],
+)
+def test_a_study_refuses(changed, message):
+    with pytest.raises(ValueError, match=message):
+        study_figure(**{"names": ["a", "b"], "values": {"accuracy": [[1.0], [2.0]]}, **changed})
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [([], "rows is empty"), ([{"epoch": 1}, {"epoch": 2, "mean": "abc"}], r"rows\[1\]\['mean'\]='abc'")],
@@ -374,7 +592,15 @@ def test_save_refuses(tmp_path, name, dpi, error, message):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("draw", [lambda: comparison_grid(**GOOD), lambda: training_curves(run(1))])
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: comparison_grid(**GOOD),
+        lambda: training_curves(run(1)),
+        lambda: confusion_matrix_figure(torch.ones(2, 2), ["a", "b"]),
+        lambda: study_figure(["a"], {"loss": [[0.25]]}),
+    ],
+)
 def test_missing_matplotlib_names_the_extra(monkeypatch, draw):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.delitem(sys.modules, "matplotlib.figure")
