@@ -23,14 +23,7 @@ from normalkit.models.checkpoint import load_model, save_model
 from normalkit.models.unet import UNetNormals
 from normalkit.training import Interrupted, format_figures
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Nets this small are slower with more, and forked children can use but one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(autouse=True)

@@ -7,6 +7,8 @@ from torch import nn
 from normalkit.inference import evaluation_mode, predict, predict_batch
 from normalkit.models.unet import UNetNormals
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 class Answer(nn.Module):
     """A model whose raw output is any function of the image."""
@@ -17,15 +19,6 @@ class Answer(nn.Module):
 
     def forward(self, images):
         return self.function(images)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Nets this small are slower with more."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,11 @@ import normalkit
 PUBLIC_NAMES = [
     "AngularLoss",
     "AngularMetrics",
+    "BaseNet",
     "BilinearHead",
     "BilinearNormals",
     "Convention",
+    "ImprovedNet",
     "NormalFolder",
     "NormalHead",
     "RGBDNormals",

@@ -1,6 +1,5 @@
 import csv
 import dataclasses
-import itertools
 import json
 import math
 import multiprocessing
@@ -22,6 +21,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from normalkit.data.loader import evaluation_loader, training_loader
 from normalkit.losses import AngularLoss
 from normalkit.models import checkpoint
 from normalkit.models.base import NormalEstimator
@@ -30,15 +30,14 @@ from normalkit.training import (
     Interrupted,
     TrainingSettings,
     evaluate,
-    evaluation_loader,
     fit,
     format_figures,
     normals_loss,
     read_rows,
-    training_loader,
 )
 
 pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:The ``compute`` method:UserWarning"),
 ]
@@ -51,10 +50,9 @@ STEPS = 3
 class DropoutNormals(NormalEstimator):
     """Small, but with all that a run must carry over: batch norm and randomness of its own."""
 
-    def __init__(self, width=4, pretrained=False, normalize=True, image_mean=(0.5,) * 3, image_std=(0.2,) * 3):
-        super().__init__(
-            config={"width": width}, stride=2, image_mean=image_mean, image_std=image_std, normalize=normalize
-        )
+    def __init__(self, width=4, pretrained=False, **options):
+        options = {"image_mean": (0.5,) * 3, "image_std": (0.2,) * 3, **options}
+        super().__init__(config={"width": width}, stride=2, **options)
         self.net = nn.Sequential(
             nn.Conv2d(3, width, 3, padding=1),
             nn.BatchNorm2d(width),
@@ -112,15 +110,6 @@ def _ctrl_c():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Nets this small are slower with more, equal bits need equally many, and forked children can use but one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def new_model():
@@ -287,6 +276,42 @@ def test_the_learning_rate_climbs_and_falls_along_a_cosine(tmp_path, monkeypatch
     run(tmp_path, settings=dataclasses.replace(SETTINGS, epochs=4, lr=0.01, warmup=0.25))
     assert rates[:3] == pytest.approx([0.01 / 3, 0.02 / 3, 0.01])
     assert rates[3:] == pytest.approx([0.005 * (1 + math.cos(math.pi * i / 9)) for i in range(9)])
+
+
+@pytest.mark.parametrize(
+    ("schedule", "after_warmup"),
+    [("linear", [0.01 * (1 - i / 9) for i in range(9)]), ("constant", [0.01] * 9)],
+)
+def test_other_schedules_of_the_learning_rate_of_sgd(tmp_path, monkeypatch, schedule, after_warmup):
+    rates = []
+    step = torch.optim.SGD.step
+    monkeypatch.setattr(
+        torch.optim.SGD, "step", lambda self, *a: [rates.append(self.param_groups[0]["lr"]), step(self, *a)]
+    )
+    settings = dataclasses.replace(SETTINGS, epochs=4, lr=0.01, warmup=0.25, optimizer="sgd", schedule=schedule)
+    run(tmp_path, settings=settings)
+    assert rates[3:] == pytest.approx(after_warmup)
+
+
+def test_sgd_takes_nesterovs_steps(tmp_path):
+    settings = TrainingSettings(
+        epochs=1, optimizer="sgd", lr=0.1, momentum=0.5, schedule="constant", weight_decay=0.25, warmup=0, clip=0, ema=0
+    )
+    model = new_model()
+    weight = model.net[0].weight
+    expected, velocity = weight.detach().clone(), torch.zeros_like(weight)
+    for _ in range(STEPS):
+        # The loss is the sum of the weights: its gradient is 1, and that of the decay 0.25 w.
+        gradient = 1 + 0.25 * expected
+        velocity = 0.5 * velocity + gradient
+        expected = expected - 0.1 * (gradient + 0.5 * velocity)
+    run(
+        tmp_path,
+        model=model,
+        loss=lambda net, batch: {"loss": weight.sum() + 0 * net(batch["image"]).sum()},
+        settings=settings,
+    )
+    torch.testing.assert_close(weight, expected)
 
 
 def test_weights_decay_and_biases_do_not(tmp_path):
@@ -586,6 +611,19 @@ def test_a_resumed_run_knows_its_best(tmp_path):
     assert (read_config(tmp_path / "best")["epoch"], read_config(tmp_path / "last")["epoch"]) == (1, 2)
 
 
+@pytest.mark.parametrize(("mode", "best"), [("min", 2), ("max", 3)])
+def test_the_best_is_the_lowest_or_the_highest(tmp_path, mode, best):
+    figures = iter([20.0, 10.0, 30.0])
+    run(
+        tmp_path,
+        validate=lambda model: {"accuracy": next(figures)},
+        monitor="accuracy",
+        mode=mode,
+        settings=dataclasses.replace(SETTINGS, epochs=3),
+    )
+    assert read_config(tmp_path / "best")["epoch"] == best
+
+
 def test_resume_without_a_run_begins_one(tmp_path, whole_run):
     run(tmp_path / "run", resume=True)
     assert differing(tmp_path / "run", whole_run()) == []
@@ -677,6 +715,7 @@ class Lying(Endless):
         ({"metadata": {"epoch": 3}}, ValueError, "metadata: fit itself writes epoch"),
         ({"metadata": {"config": 3}}, ValueError, "metadata: the format has taken config"),
         ({"metadata": {"data": Path()}}, TypeError, "metadata: .*Path.* wanted strings"),
+        ({"mode": "maximum"}, ValueError, "mode='maximum': wanted 'min' or 'max'"),
         ({"monitor": "accuracy"}, ValueError, "monitor='accuracy': validate gave loss, mean, median"),
     ],
 )
@@ -702,6 +741,9 @@ def test_epochs_of_several_lengths_are_refused(tmp_path):
         ("ema", 1.0),
         ("precision", "bf8"),
         ("seed", -1),
+        ("optimizer", "adam"),
+        ("momentum", 1.0),
+        ("schedule", "step"),
     ],
 )
 def test_settings_out_of_range_are_named(field, value):
@@ -897,59 +939,6 @@ def test_figures_are_formatted_as_the_report_has_them():
 
 
 # Loaders
-
-
-def flat(lists):
-    return list(itertools.chain.from_iterable(lists))
-
-
-def order(**kwargs):
-    return [batch.tolist() for batch in training_loader(Indices(23), batch_size=4, workers=0, **kwargs)]
-
-
-def test_training_batches_depend_on_seed_and_epoch_alone():
-    torch.manual_seed(1)
-    first = order(seed=0, epoch=0)
-    torch.manual_seed(2)
-    assert order(seed=0, epoch=0) == first
-    assert order(seed=0, epoch=1) != first
-    assert order(seed=1, epoch=0) != first
-    assert len(set(flat(first))) == 20
-    assert all(len(batch) == 4 for batch in first)
-    assert set(flat(flat(order(seed=0, epoch=epoch) for epoch in range(9)))) == set(range(23))
-
-
-@pytest.mark.parametrize(("size", "world"), [(23, 2), (23, 3), (8, 2), (16, 3)])
-def test_processes_get_different_batches_and_as_many(monkeypatch, size, world):
-    shares, scored = [], []
-    for rank in range(world):
-        monkeypatch.setattr("normalkit.training._process", lambda rank=rank: (rank, world))
-        shares.append([b.tolist() for b in training_loader(Indices(size), batch_size=4, epoch=2, seed=0, workers=0)])
-        scored.append([b.tolist() for b in evaluation_loader(Indices(size), batch_size=4, workers=0)])
-    assert len({len(share) for share in shares}) == 1
-    assert len(shares[0]) == size // 4 // world
-    seen = flat(flat(shares))
-    assert len(seen) == len(set(seen))
-    assert sorted(flat(flat(scored))) == list(range(size))
-
-
-@pytest.mark.parametrize(("batch_size", "length"), [(0, 5), (6, 5), (1, 0)])
-def test_a_batch_longer_than_the_data_is_refused(batch_size, length):
-    with pytest.raises(ValueError, match=f"batch_size={batch_size}: wanted between 1 and {length}"):
-        training_loader(Indices(length), batch_size=batch_size, epoch=0, seed=0)
-
-
-def test_evaluation_takes_samples_in_order_with_the_rest():
-    assert [b.tolist() for b in evaluation_loader(Indices(5), batch_size=2, workers=0)] == [[0, 1], [2, 3], [4]]
-    with pytest.raises(ValueError, match="batch_size=0: wanted at least 1"):
-        evaluation_loader(Indices(5), batch_size=0)
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_pictures_of_several_sizes_in_a_batch_are_refused(workers):
-    data = [{"image": torch.zeros(3, size, 8)} for size in (8, 9)]
-    with pytest.raises(ValueError, match="samples of one batch differ in size; use a batch size of 1"):
-        list(evaluation_loader(data, batch_size=2, workers=workers))
 
 
 @pytest.mark.parametrize("text", ["epoch,mean\n1,abc\n", "epoch\n1,2,3\n", "\0"])

@@ -12,9 +12,11 @@ __version__ = "0.1.0"
 __all__ = [
     "AngularLoss",
     "AngularMetrics",
+    "BaseNet",
     "BilinearHead",
     "BilinearNormals",
     "Convention",
+    "ImprovedNet",
     "NormalFolder",
     "NormalHead",
     "RGBDNormals",
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
     from normalkit.metrics import AngularMetrics, SurfaceNormalMetrics, surface_normal_metrics
     from normalkit.models.bilinear import BilinearNormals
     from normalkit.models.checkpoint import load_model, save_model
+    from normalkit.models.cifar import BaseNet, ImprovedNet
     from normalkit.models.unet import UNetNormals
     from normalkit.nn.decoder import UNetDecoder
     from normalkit.nn.encoder import TimmEncoder
@@ -61,9 +64,11 @@ else:
     _HOMES = {
         "AngularLoss": "losses",
         "AngularMetrics": "metrics",
+        "BaseNet": "models.cifar",
         "BilinearHead": "nn.heads",
         "BilinearNormals": "models.bilinear",
         "Convention": "geometry",
+        "ImprovedNet": "models.cifar",
         "NormalFolder": "data.folder",
         "NormalHead": "nn.heads",
         "RGBDNormals": "data.rgbd",

@@ -94,10 +94,10 @@ class Evaluate:
 
     def run(self) -> int:
         """Do it."""
-        from normalkit.data import open_dataset
+        from normalkit.data import evaluation_loader, open_dataset
         from normalkit.geometry import Convention
         from normalkit.models.checkpoint import load_model
-        from normalkit.training import evaluate, evaluation_loader, format_figures
+        from normalkit.training import evaluate, format_figures
 
         model = load_model(self.checkpoint, device=_checked_device(self.device))
         dataset = open_dataset(
@@ -177,11 +177,12 @@ class Info:
 
     def run(self) -> int:
         """Do it."""
-        from normalkit.models.checkpoint import load_model, read_config
+        from normalkit.models.base import ImageModel
+        from normalkit.models.checkpoint import read_config
         from normalkit.training import dotted
 
         header = read_config(self.checkpoint)
-        model = load_model(self.checkpoint)
+        model = ImageModel.from_pretrained(self.checkpoint)
         print(f"{header['model']}, {sum(p.numel() for p in model.parameters()) / 1e6:.2f} million parameters")
         for name, value in dotted(header):
             print(f"  {name:<24} {value}")

@@ -24,15 +24,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
-from torch.utils.data import DataLoader, Dataset, default_collate
 from torchmetrics import MeanMetric
 
+from normalkit.data.loader import mix_seeds, process_rank
 from normalkit.files import atomic_file, atomic_folder, check_writable, recover_folder
 from normalkit.geometry import angular_error, valid_normals
 from normalkit.inference import evaluation_mode, predict_batch
@@ -48,13 +48,13 @@ __all__ = [
     "Interrupted",
     "TrainingSettings",
     "evaluate",
-    "evaluation_loader",
     "fit",
     "format_figures",
+    "has_bfloat16",
     "is_main_process",
     "normals_loss",
     "read_rows",
-    "training_loader",
+    "training_device",
 ]
 
 Batch = Mapping[str, Any]
@@ -79,8 +79,11 @@ class TrainingSettings:
 
     Attributes:
         epochs: Passes over the training data.
-        lr: Peak learning rate of AdamW, after a linear warm-up; it then falls to 0 along a cosine.
-        weight_decay: AdamW's, on weights only, not on biases and norms.
+        lr: Peak learning rate, after a linear warm-up.
+        optimizer: "adamw"; or "sgd", with Nesterov momentum and a weight decay that is part of the gradient.
+        momentum: SGD's; AdamW's first one is 0.9.
+        schedule: Of the learning rate after the warm-up: "cosine" or "linear" down to 0, or "constant".
+        weight_decay: On weights only, not on biases and norms.
         warmup: Share of all steps in the warm-up.
         clip: Largest norm of the gradient; 0 for no clipping.
         ema: Decay of the moving average of the weights, which is what is validated and saved; 0 for none.
@@ -92,6 +95,9 @@ class TrainingSettings:
 
     epochs: int = 30
     lr: float = 1e-3
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    momentum: float = 0.9
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
     weight_decay: float = 0.05
     warmup: float = 0.1
     clip: float = 1.0
@@ -110,6 +116,9 @@ class TrainingSettings:
         for field, good, wanted in [
             ("epochs", self.epochs >= 1, "at least 1"),
             ("lr", 0 < self.lr < math.inf, "a positive rate"),
+            ("optimizer", self.optimizer in {"adamw", "sgd"}, "adamw or sgd"),
+            ("momentum", 0 <= self.momentum < 1, "a share in [0, 1)"),
+            ("schedule", self.schedule in {"cosine", "linear", "constant"}, "cosine, linear or constant"),
             ("weight_decay", 0 <= self.weight_decay < math.inf, "at least 0"),
             ("warmup", 0 <= self.warmup < 1, "a share in [0, 1)"),
             ("clip", 0 <= self.clip < math.inf, "at least 0"),
@@ -143,6 +152,7 @@ def fit(
     folder: str | os.PathLike[str],
     settings: TrainingSettings,
     monitor: str = "mean",
+    mode: Literal["min", "max"] = "min",
     metadata: Mapping[str, Any] | None = None,
     resume: bool = False,
 ) -> list[Figures]:
@@ -167,7 +177,8 @@ def fit(
         validate: Of the model to save, in eval mode: figures to log. Called in every process.
         folder: Of the run; made if missing.
         settings: How to train.
-        monitor: The figure of `validate` that is lowest for the best model.
+        monitor: The figure of `validate` by which the best model is chosen.
+        mode: "min" where the lowest is best, "max" where the highest is.
         metadata: JSON-able facts for the checkpoints, such as the training data; compared on resuming.
         resume: Go on from `last/` if it is there; a run that is finished gives its rows at once.
 
@@ -178,14 +189,16 @@ def fit(
         Interrupted: Ctrl-C or SIGTERM came; `last/` is saved.
         FileExistsError: The folder holds a run and `resume` is False.
         ValueError: The settings, the model or the metadata differ from the resumed run's, an epoch has no batches
-            or not as many as the first, or `validate` gave no `monitor`.
+            or not as many as the first, `validate` gave no `monitor`, or `mode` is neither.
         TypeError: The batches have no length, the metadata are not JSON-able, or checkpoints of such a model are
             not known.
         FloatingPointError: The loss or its gradient is not finite; `last/` is from before.
         OSError: The folder cannot be read or written; the checkpoints in it are whole.
         ImportError: A package of the extra `train` is missing.
     """
-    run = _Run(model, Path(folder), settings, monitor, dict(metadata or {}))
+    if mode not in ("min", "max"):
+        raise ValueError(f"mode={mode!r}: wanted 'min' or 'max'")
+    run = _Run(model, Path(folder), settings, (monitor, 1 if mode == "min" else -1), dict(metadata or {}))
     run.start(steps=_length(batches(0)), resume=resume)
     with closing(run), _Signals() as signals:
         for _ in range(run.epoch, settings.epochs):
@@ -209,14 +222,20 @@ class _Run:
     """The state of a run: what `last/` holds, and the objects that it is loaded into."""
 
     def __init__(
-        self, model: nn.Module, folder: Path, settings: TrainingSettings, monitor: str, metadata: dict[str, Any]
+        self,
+        model: nn.Module,
+        folder: Path,
+        settings: TrainingSettings,
+        monitor: tuple[str, int],
+        metadata: dict[str, Any],
     ) -> None:
         self.accelerator = _accelerator(settings)
-        self.folder, self.settings, self.monitor = folder, settings, monitor
+        self.folder, self.settings = folder, settings
+        self.monitor, self.sign = monitor
         self.metadata = _check_metadata(metadata)
         self.layout = torch.channels_last if settings.channels_last else torch.contiguous_format
         self.model = model.to(self.accelerator.device).to(memory_format=self.layout)
-        self.optimizer = torch.optim.AdamW(_parameter_groups(self.model, settings.weight_decay), lr=settings.lr)
+        self.optimizer = _optimizer(self.model, settings)
         self.average = _moving_average(self.model, settings.ema) if settings.ema else None
         self.epoch, self.step, self.sums = 0, 0, dict[str, float]()
         self.rows: list[Figures] = []
@@ -293,7 +312,7 @@ class _Run:
 
     def _seed(self, moment: int) -> None:
         """Seed the global generators for a moment of this epoch."""
-        seed = _mix(self.settings.seed, self.epoch, 1 + self.accelerator.process_index, 1 + moment)
+        seed = mix_seeds(self.settings.seed, self.epoch, 1 + self.accelerator.process_index, 1 + moment)
         torch.manual_seed(seed)
         random.seed(seed)
         np.random.seed(seed % 2**32)
@@ -318,8 +337,11 @@ class _Run:
         total = self.steps * self.settings.epochs
         warm = max(round(total * self.settings.warmup), 1)
         done = self.epoch * self.steps + step
-        factor = (done + 1) / warm if done < warm else 0.5 + 0.5 * math.cos(math.pi * (done - warm) / (total - warm))
-        return self.settings.lr * factor
+        if done < warm:
+            return self.settings.lr * (done + 1) / warm
+        left = 1 - (done - warm) / (total - warm)
+        shapes = {"cosine": 0.5 - 0.5 * math.cos(math.pi * left), "linear": left, "constant": 1.0}
+        return self.settings.lr * shapes[self.settings.schedule]
 
     def _read(self, pending: list[tuple[Mapping[str, Tensor], Tensor]], bar: Any) -> None:
         """Add the waiting values to the epoch's sums, and show the means."""
@@ -362,8 +384,9 @@ class _Run:
         improved = False
         if (self.epoch + 1) % self.settings.validate_every == 0 or self.epoch + 1 == self.settings.epochs:
             self.figures = self._validate(validate, signals)
-            improved = self.figures[self.monitor] < self.best
-            self.best = min(self.best, self.figures[self.monitor])
+            score = self.sign * self.figures[self.monitor]
+            improved = score < self.best
+            self.best = min(self.best, score)
             # `val_loss` stands beside `train_loss`; the other figures go by their own names.
             row |= {"val_loss" if name == "loss" else name: value for name, value in self.figures.items()}
             self.accelerator.print(f"epoch {self.epoch + 1}: {format_figures(self.figures)}")
@@ -674,89 +697,6 @@ def format_figures(figures: Mapping[str, float]) -> str:
     return "  ".join(parts)
 
 
-def training_loader(
-    dataset: Dataset[Any], *, batch_size: int, epoch: int, seed: int, workers: int = 2
-) -> DataLoader[Any]:
-    """The batches of one epoch, shuffled: the same whenever the same epoch is asked for.
-
-    The last, smaller batch is left out. In several processes each gets every n-th batch, and all equally many.
-
-    Args:
-        dataset: Of samples; random transforms draw from the global generator of torch, numpy or Python. Without
-            workers that is this process's, which `fit` seeds.
-        batch_size: Samples a batch in each process.
-        epoch: From 0.
-        seed: Of the run.
-        workers: Loader processes.
-
-    Raises:
-        ValueError: The batch size exceeds the number of samples, or samples of a batch differ in size.
-    """
-    rank, world = _process()
-    size = len(dataset)  # type: ignore[arg-type]
-    if not 1 <= batch_size * world <= size:
-        several = f" in {world} processes" if world > 1 else ""
-        raise ValueError(f"batch_size={batch_size}{several}: wanted between 1 and {size // world}, of {size} samples")
-    order = torch.randperm(size, generator=torch.Generator().manual_seed(_mix(seed, epoch, 0))).tolist()
-    every = [order[i : i + batch_size] for i in range(0, size - batch_size + 1, batch_size)]
-    return DataLoader(
-        dataset,
-        batch_sampler=every[rank : len(every) // world * world : world],
-        num_workers=workers,
-        collate_fn=_collate,
-        worker_init_fn=_leave_signals,
-        generator=torch.Generator().manual_seed(_mix(seed, epoch, 1 + rank)),
-        pin_memory=torch.cuda.is_available(),
-    )
-
-
-def evaluation_loader(dataset: Dataset[Any], *, batch_size: int = 8, workers: int = 2) -> DataLoader[Any]:
-    """All samples in order, none twice and none left out; in several processes each gets its share.
-
-    Args:
-        dataset: Of samples of one size, or `batch_size` 1.
-        batch_size: Samples a batch.
-        workers: Loader processes.
-
-    Raises:
-        ValueError: The batch size is below 1, or samples of a batch differ in size.
-    """
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size}: wanted at least 1")
-    rank, world = _process()
-    mine = list(range(rank, len(dataset), world))  # type: ignore[arg-type]
-    return DataLoader(
-        dataset,
-        batch_sampler=[mine[i : i + batch_size] for i in range(0, len(mine), batch_size)],
-        num_workers=workers,
-        collate_fn=_collate,
-        worker_init_fn=_leave_signals,
-        pin_memory=torch.cuda.is_available(),
-    )
-
-
-def _collate(samples: list[Any]) -> Any:
-    try:
-        return default_collate(samples)
-    except RuntimeError as error:
-        raise ValueError(f"samples of one batch differ in size; use a batch size of 1 ({error})") from error
-
-
-def _leave_signals(worker: int) -> None:
-    """Leave Ctrl-C and SIGTERM, which a terminal or a scheduler sends to all processes, to the main one."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # Not on macOS and Windows.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_when_parent_says, daemon=True).start()
-
-
-def _end_when_parent_says() -> None:
-    """Wait for the SIGTERM with which the main process ends a worker that is still there at its exit."""
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-        pass
-    os._exit(0)
-
-
 def read_rows(path: str | os.PathLike[str]) -> list[Figures]:
     """The rows of a run's `metrics.csv`; cells that were left empty are left out.
 
@@ -817,7 +757,7 @@ def _accelerator(settings: TrainingSettings) -> Accelerator:
         raise ImportError('training needs accelerate; pip install "normalkit[train]"') from error
     precision = settings.precision
     if precision == "auto":
-        precision = "bf16" if _has_bfloat16() else "no"
+        precision = "bf16" if has_bfloat16() else "no"
     # Accelerate keeps the first run's precision for the process; a notebook's next run may want another.
     AcceleratorState._reset_state()
     return Accelerator(mixed_precision=precision)
@@ -832,13 +772,21 @@ def _open_log(folder: Path, *, first: int) -> SummaryWriter:
     return SummaryWriter(str(folder), purge_step=first)
 
 
-def _has_bfloat16() -> bool:
+def has_bfloat16() -> bool:
     """Whether bfloat16 is fast here: its emulation, on a processor without it, is slower than float32."""
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     # Before torch 2.10 a processor does not say what it has; float32 is then the safe answer.
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def _optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
+    groups = _parameter_groups(model, settings.weight_decay)
+    if settings.optimizer == "sgd":
+        nesterov = settings.momentum > 0  # Without momentum there is none, and torch refuses it.
+        return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=nesterov)
+    return torch.optim.AdamW(groups, lr=settings.lr)
 
 
 def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -862,21 +810,23 @@ def _moving_average(model: nn.Module, decay: float) -> AveragedModel:
     return AveragedModel(model, multi_avg_fn=follow, use_buffers=True)
 
 
-def _mix(*numbers: int) -> int:
-    """One seed from several numbers, far from the seeds of their neighbours."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+def training_device() -> torch.device:
+    """Where this process trains: its GPU, or the processor; for what should lie there before `fit` begins.
+
+    Raises:
+        ImportError: accelerate is not installed.
+    """
+    try:
+        from accelerate import PartialState
+    except ImportError as error:
+        raise ImportError('training needs accelerate; pip install "normalkit[train]"') from error
+    device: torch.device = PartialState().device
+    return device
 
 
 def is_main_process() -> bool:
     """Whether this is the first of the processes that `accelerate launch` started, the one to write files."""
-    return _process()[0] == 0
-
-
-def _process() -> tuple[int, int]:
-    """This process's number and how many there are."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1
+    return process_rank()[0] == 0
 
 
 def _length(batches: Iterable[Batch]) -> int:

@@ -1,7 +1,16 @@
-"""Ready networks: images in, unit normals out."""
+"""Ready networks: images in, unit normals or class scores out."""
 
-from normalkit.models.base import NormalEstimator
+from normalkit.models.base import ImageModel, NormalEstimator
 from normalkit.models.bilinear import BilinearNormals
+from normalkit.models.cifar import BaseNet, Classifier, ImprovedNet
 from normalkit.models.unet import UNetNormals
 
-__all__ = ["BilinearNormals", "NormalEstimator", "UNetNormals"]
+__all__ = [
+    "BaseNet",
+    "BilinearNormals",
+    "Classifier",
+    "ImageModel",
+    "ImprovedNet",
+    "NormalEstimator",
+    "UNetNormals",
+]

@@ -1,4 +1,4 @@
-"""What every normal estimator shares: input checks, image statistics, padding, unit output, saving."""
+"""What networks share: saving and image statistics; and normal estimators: input checks, padding, unit output."""
 
 from __future__ import annotations
 
@@ -15,103 +15,43 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from normalkit import geometry
 
-__all__ = ["NormalEstimator"]
+__all__ = ["ImageModel", "NormalEstimator"]
 
 
-class NormalEstimator(nn.Module, ABC):
-    """A network from images to surface normals; subclasses give `raw_map`.
+class ImageModel(nn.Module):
+    """A network that can be saved, loaded and built again, and that normalises its images itself.
 
     Args:
         config: The subclass's constructor arguments, with which `load_model` builds it again; without
             `pretrained`, and of types that JSON has.
-        stride: The image's sides are padded to multiples of this.
         image_mean: Mean per RGB channel that images in [0, 1] are normalised with.
         image_std: Standard deviation per RGB channel.
-        normalize: Whether the output is unit vectors; False gives the raw map.
 
     Attributes:
-        config: The same.
-        stride: The same.
-        normalize: The same; may be changed.
+        config: The same, with the statistics.
 
     Raises:
         ValueError: The statistics are not three finite numbers each, or a deviation is not positive.
-        TypeError: `normalize` is not a boolean.
+        TypeError: They are no sequences of numbers.
     """
 
     image_mean: Tensor
     image_std: Tensor
 
-    def __init__(
-        self,
-        *,
-        config: Mapping[str, Any],
-        stride: int,
-        image_mean: Sequence[float],
-        image_std: Sequence[float],
-        normalize: bool = True,
-    ) -> None:
+    def __init__(self, *, config: Mapping[str, Any], image_mean: Sequence[float], image_std: Sequence[float]) -> None:
         super().__init__()
-        if not isinstance(normalize, bool):
-            raise TypeError(f"normalize={normalize!r}: wanted True or False")
         mean = _channel_statistics("image_mean", image_mean)
         std = _channel_statistics("image_std", image_std)
         if min(std) <= 0:
             raise ValueError(f"image_std={std}: wanted positive numbers")
-        self.config: dict[str, Any] = {**config, "normalize": normalize, "image_mean": mean, "image_std": std}
-        self.stride = stride
-        self.normalize = normalize
+        self.config: dict[str, Any] = {**config, "image_mean": mean, "image_std": std}
         # The config carries them, so the state dict need not.
         self.register_buffer("image_mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("image_std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
-    def forward(self, images: Tensor, *, normalize: bool | None = None) -> Tensor:
-        """Estimate the normals of a batch of images of any size.
-
-        The image is padded on the right and at the bottom, by replication, to multiples of `stride`, and
-        the map is cropped back.
-
-        Args:
-            images: (B, 3, H, W), RGB, floating point in [0, 1].
-            normalize: False for the raw map, True for unit vectors; None as the model was built.
-
-        Returns:
-            (B, 3, H, W), `Convention.OPENCV`, float32 also under autocast (float64 from a float64 model). Unit
-            vectors; one that is zero stays so, and one that is not finite is NaN: metrics count both as invalid.
-
-        Raises:
-            ValueError: The shape is another, or a training batch leaves batch norm a single value per channel.
-            TypeError: The images are not a floating-point tensor.
-        """
-        _check_images(images)
-        height, width = images.shape[-2:]
-        images = (images.to(self.image_mean.dtype) - self.image_mean) / self.image_std
-        right, bottom = ((side + self.stride - 1) // self.stride * self.stride - side for side in (width, height))
-        images = functional.pad(images, (0, right, 0, bottom), mode="replicate")
-        if self.training:
-            self._check_training_batch(images)
-        raw = _crop(self.raw_map(images), height, width)
-        if raw.dtype != torch.float64:
-            raw = raw.float()
-        if not (self.normalize if normalize is None else normalize):
-            return raw
-        # A NaN stays one, so that a loss of it stops the training instead of going on without those pixels.
-        return torch.where(raw.isfinite().all(1, keepdim=True), geometry.normalize(raw), math.nan)
-
-    @abstractmethod
-    def raw_map(self, images: Tensor) -> Tensor:
-        """The network itself.
-
-        Args:
-            images: (B, 3, H, W), normalised; H and W multiples of `stride`.
-
-        Returns:
-            (B, 3, H, W), of any length.
-        """
-
-    def modules_on_deepest_map(self) -> Iterator[nn.Module]:
-        """Modules that may run batch norm on a map as small as the image divided by `stride`."""
-        return self.modules()
+    def standardize(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [0, 1], in the network's dtype, less their mean and over their deviation."""
+        return (images.to(self.image_mean.dtype) - self.image_mean) / self.image_std
 
     def save_pretrained(self, folder: str | Path, *, metadata: Mapping[str, Any] | None = None) -> None:
         """Write the weights and the config to a folder: `normalkit.models.checkpoint.save_model`.
@@ -139,13 +79,120 @@ class NormalEstimator(nn.Module, ABC):
             ValueError: The folder holds a model of another class, or is no valid checkpoint.
             OSError: The folder, or a file in it, is missing or cannot be read.
         """
-        from normalkit.models.checkpoint import load_model, read_config
+        from normalkit.models.checkpoint import load_as
 
-        found = read_config(folder)["model"]
-        model = load_model(folder, device=device)
-        if not isinstance(model, cls):
-            raise ValueError(f"{folder}: holds a {found}, not a {cls.__name__}; use {found}.from_pretrained")
-        return model
+        return load_as(cls, folder, device=device)
+
+
+class NormalEstimator(ImageModel, ABC):
+    """A network from images to surface normals; subclasses give `raw_map`.
+
+    Args:
+        config: The subclass's constructor arguments, with which `load_model` builds it again; without
+            `pretrained`, and of types that JSON has.
+        stride: The image's sides are padded to multiples of this.
+        image_mean: Mean per RGB channel that images in [0, 1] are normalised with.
+        image_std: Standard deviation per RGB channel.
+        normalize: Whether the output is unit vectors; False gives the raw map.
+        resolution: Pixels of the longer side that images are scaled to for the network, whose map is then scaled
+            back; None leaves them as they are. A network knows objects in the size that it was trained on.
+
+    Attributes:
+        config: The same, with all the others but `stride`.
+        stride: The same.
+        normalize: The same; may be changed.
+        resolution: The same; may be changed.
+
+    Raises:
+        ValueError: The statistics are not three finite numbers each, a deviation is not positive, or `resolution` is
+            below 1.
+        TypeError: `normalize` is not a boolean, or `resolution` no integer.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: Mapping[str, Any],
+        stride: int,
+        image_mean: Sequence[float],
+        image_std: Sequence[float],
+        normalize: bool = True,
+        resolution: int | None = None,
+    ) -> None:
+        if not isinstance(normalize, bool):
+            raise TypeError(f"normalize={normalize!r}: wanted True or False")
+        if resolution is not None and type(resolution) is not int:
+            raise TypeError(f"resolution={resolution!r}: wanted a whole number of pixels, or None")
+        if resolution is not None and resolution < 1:
+            raise ValueError(f"resolution={resolution}: wanted at least one pixel, or None for images as they are")
+        super().__init__(
+            config={**config, "normalize": normalize, "resolution": resolution},
+            image_mean=image_mean,
+            image_std=image_std,
+        )
+        self.stride = stride
+        self.normalize = normalize
+        self.resolution = resolution
+
+    def forward(self, images: Tensor, *, normalize: bool | None = None) -> Tensor:
+        """Estimate the normals of a batch of images of any size.
+
+        The image is scaled to `resolution`, if there is one, and padded on the right and at the bottom, by
+        replication, to multiples of `stride`; the map is cropped, and scaled back.
+
+        Args:
+            images: (B, 3, H, W), RGB, floating point in [0, 1].
+            normalize: False for the raw map, True for unit vectors; None as the model was built.
+
+        Returns:
+            (B, 3, H, W), `Convention.OPENCV`, float32 also under autocast (float64 from a float64 model). Unit
+            vectors; one that is zero stays so, and one that is not finite is NaN: metrics count both as invalid.
+
+        Raises:
+            ValueError: The shape is another, or a training batch leaves batch norm a single value per channel.
+            TypeError: The images are not a floating-point tensor.
+        """
+        _check_images(images)
+        size = images.shape[-2:]
+        images = self.standardize(self._to_resolution(images))
+        height, width = images.shape[-2:]
+        right, bottom = ((side + self.stride - 1) // self.stride * self.stride - side for side in (width, height))
+        images = functional.pad(images, (0, right, 0, bottom), mode="replicate")
+        if self.training:
+            self._check_training_batch(images)
+        raw = _crop(self.raw_map(images), height, width)
+        if raw.dtype != torch.float64:
+            raw = raw.float()
+        if raw.shape[-2:] != size:
+            raw = functional.interpolate(raw, size, mode="bilinear", align_corners=False)
+        if not (self.normalize if normalize is None else normalize):
+            return raw
+        # A NaN stays one, so that a loss of it stops the training instead of going on without those pixels.
+        return torch.where(raw.isfinite().all(1, keepdim=True), geometry.normalize(raw), math.nan)
+
+    def _to_resolution(self, images: Tensor) -> Tensor:
+        if self.resolution is None:
+            return images
+        sides = images.shape[-2:]
+        size = [max(round(side * self.resolution / max(sides)), 1) for side in sides]
+        if size == list(sides):
+            return images
+        return functional.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
+
+    @abstractmethod
+    def raw_map(self, images: Tensor) -> Tensor:
+        """The network itself.
+
+        Args:
+            images: (B, 3, H, W), normalised; H and W multiples of `stride`.
+
+        Returns:
+            (B, 3, H, W), of any length.
+        """
+
+    def modules_on_deepest_map(self) -> Iterator[nn.Module]:
+        """Modules that may run batch norm on a map as small as the image divided by `stride`."""
+        return self.modules()
 
     def _check_training_batch(self, images: Tensor) -> None:
         batch, _, height, width = images.shape

@@ -26,6 +26,7 @@ class BilinearNormals(NormalEstimator):
         channels: Output channels of the head's 3 x 3 convolutions.
         output_stride: 32, or 8 or 16 to dilate the encoder.
         normalize: False for the raw map, as the report's network gave it.
+        resolution: Pixels of the longer side that images are scaled to for the network; None leaves them.
         image_mean: Mean per RGB channel for images in [0, 1]; None for the encoder's own.
         image_std: Standard deviation per RGB channel; None for the encoder's own.
 
@@ -50,6 +51,7 @@ class BilinearNormals(NormalEstimator):
         *,
         output_stride: int = 32,
         normalize: bool = True,
+        resolution: int | None = None,
         image_mean: Sequence[float] | None = None,
         image_std: Sequence[float] | None = None,
     ) -> None:
@@ -61,6 +63,7 @@ class BilinearNormals(NormalEstimator):
             image_mean=pyramid.mean if image_mean is None else image_mean,
             image_std=pyramid.std if image_std is None else image_std,
             normalize=normalize,
+            resolution=resolution,
         )
         self.encoder = pyramid
         self.upsample = head

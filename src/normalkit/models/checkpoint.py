@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -16,23 +16,28 @@ from safetensors.torch import load_file, save
 import normalkit
 from normalkit.files import atomic_folder, recover_folder
 from normalkit.geometry import Convention
-from normalkit.models.base import NormalEstimator
+from normalkit.models.base import ImageModel, NormalEstimator
 from normalkit.models.bilinear import BilinearNormals
+from normalkit.models.cifar import BaseNet, ImprovedNet
 from normalkit.models.unet import UNetNormals
 
-__all__ = ["load_model", "read_config", "save_model", "write_model"]
+__all__ = ["load_as", "load_model", "read_config", "save_model", "write_model"]
+
+M = TypeVar("M", bound=ImageModel)
 
 FORMAT = 1
 """The layout of `config.json`; raised when an older reader would misread it."""
 
-MODELS: dict[str, type[NormalEstimator]] = {model.__name__: model for model in (UNetNormals, BilinearNormals)}
+MODELS: dict[str, type[ImageModel]] = {
+    model.__name__: model for model in (UNetNormals, BilinearNormals, BaseNet, ImprovedNet)
+}
 """The classes that a checkpoint may name."""
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 
 
-def save_model(folder: str | Path, model: NormalEstimator, *, metadata: Mapping[str, Any] | None = None) -> None:
+def save_model(folder: str | Path, model: ImageModel, *, metadata: Mapping[str, Any] | None = None) -> None:
     """Write a model to a folder, which is replaced in one step once it is whole.
 
     Args:
@@ -50,7 +55,7 @@ def save_model(folder: str | Path, model: NormalEstimator, *, metadata: Mapping[
         write_model(temporary, model, metadata=metadata)
 
 
-def write_model(folder: str | Path, model: NormalEstimator, *, metadata: Mapping[str, Any] | None = None) -> None:
+def write_model(folder: str | Path, model: ImageModel, *, metadata: Mapping[str, Any] | None = None) -> None:
     """Write a model's two files into an open folder, such as that of `atomic_folder`, beside others.
 
     Args:
@@ -69,13 +74,15 @@ def write_model(folder: str | Path, model: NormalEstimator, *, metadata: Mapping
             f"model is a {kind}; wanted one of {', '.join(MODELS)}: unwrap what `torch.compile` or a trainer "
             "put around it"
         )
-    header = {
+    header: dict[str, Any] = {
         "format": FORMAT,
         "normalkit": normalkit.__version__,
         "model": kind,
-        "config": {**model.config, "normalize": model.normalize},
-        "convention": Convention.OPENCV.name,
+        "config": dict(model.config),
     }
+    if isinstance(model, NormalEstimator):
+        header["config"] |= {"normalize": model.normalize, "resolution": model.resolution}
+        header["convention"] = Convention.OPENCV.name
     metadata = dict(metadata or {})
     taken = sorted(header.keys() & metadata.keys())
     if taken:
@@ -122,7 +129,7 @@ def read_config(folder: str | Path) -> dict[str, Any]:
 
 
 def load_model(folder: str | Path, *, device: str | torch.device = "cpu") -> NormalEstimator:
-    """Build a saved model and load its weights; nothing is downloaded and no code in the files is run.
+    """Build a saved normal estimator and load its weights; nothing is downloaded and no code in the files is run.
 
     Args:
         folder: A folder that `save_model` wrote.
@@ -133,22 +140,48 @@ def load_model(folder: str | Path, *, device: str | torch.device = "cpu") -> Nor
 
     Raises:
         FileNotFoundError: The folder or one of its files is missing.
-        ValueError: A file is damaged, or the weights are not those of the model which the config describes.
+        ValueError: A file is damaged, the weights are not those of the model which the config describes, or that is
+            no normal estimator.
+    """
+    return NormalEstimator.from_pretrained(folder, device=device)
+
+
+def load_as(kind: type[M], folder: str | Path, *, device: str | torch.device = "cpu") -> M:
+    """Load a saved model of a class, or of one of its subclasses: what `from_pretrained` calls.
+
+    Args:
+        kind: Such as `ImageModel`, for whatever the folder holds.
+        folder: A folder that `save_model` wrote.
+        device: Where to put the model.
+
+    Returns:
+        The model, in eval mode.
+
+    Raises:
+        FileNotFoundError: The folder or one of its files is missing.
+        ValueError: The folder holds a model of another class, a file is damaged, or the weights are not those of the
+            model which the config describes.
     """
     header = read_config(folder)
+    found = MODELS[header["model"]]
+    if not issubclass(found, kind):
+        raise ValueError(
+            f"{folder}: holds a {found.__name__}, not a {kind.__name__}; use {found.__name__}.from_pretrained"
+        )
     path = Path(folder, WEIGHTS)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: missing; wanted a checkpoint folder with {CONFIG} and {WEIGHTS}")
     model = _build(Path(folder, CONFIG), header)
+    assert isinstance(model, kind)
     try:
         weights = load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path}: not a whole safetensors file ({error}); take another checkpoint") from error
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    wrong = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+    stored = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    wrong = sorted(name for name in wanted.keys() | stored.keys() if wanted.get(name) != stored.get(name))
     if wrong:
-        listed = [f"{name} (file {found.get(name, 'none')}, model {wanted.get(name, 'none')})" for name in wrong[:5]]
+        listed = [f"{name} (file {stored.get(name, 'none')}, model {wanted.get(name, 'none')})" for name in wrong[:5]]
         raise ValueError(
             f"{path}: {len(wrong)} tensors are not those of the {header['model']} in {CONFIG}: {', '.join(listed)}"
             f"{' ...' if len(wrong) > 5 else ''}; the two files are not of one checkpoint"
@@ -157,22 +190,23 @@ def load_model(folder: str | Path, *, device: str | torch.device = "cpu") -> Nor
     return model.to(device).eval()
 
 
-def _build(path: Path, header: Mapping[str, Any]) -> NormalEstimator:
-    kind: Callable[..., NormalEstimator] = MODELS[header["model"]]
-    arguments = inspect.signature(kind).parameters.keys() - {"pretrained"}
+def _build(path: Path, header: Mapping[str, Any]) -> ImageModel:
+    kind: Callable[..., ImageModel] = MODELS[header["model"]]
+    parameters = inspect.signature(kind).parameters
+    arguments = parameters.keys() - {"pretrained"}
     unknown = sorted(header["config"].keys() - arguments)
     if unknown:
         raise ValueError(
             f"{path}: {header['model']} has no argument {', '.join(unknown)}; it has {', '.join(sorted(arguments))}"
         )
     try:
-        return kind(**header["config"], pretrained=False)
+        return kind(**header["config"], **({"pretrained": False} if "pretrained" in parameters else {}))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: not the config of a {header['model']}: {error}") from error
 
 
 def _check_header(path: Path, config: object) -> None:
-    wanted = {"format": int, "normalkit": str, "model": str, "config": dict, "convention": str}
+    wanted = {"format": int, "normalkit": str, "model": str, "config": dict}
     if not isinstance(config, dict):
         raise ValueError(f"{path}: wanted a JSON object with {', '.join(wanted)}; it holds a {type(config).__name__}")
     for name, kind in wanted.items():
@@ -187,10 +221,10 @@ def _check_header(path: Path, config: object) -> None:
         )
     if config["model"] not in MODELS:
         raise ValueError(f"{path}: model={config['model']!r} is not known; wanted one of {', '.join(MODELS)}")
-    if config["convention"] != Convention.OPENCV.name:
+    if issubclass(MODELS[config["model"]], NormalEstimator) and config.get("convention") != Convention.OPENCV.name:
         raise ValueError(
-            f"{path}: convention={config['convention']!r}; models answer in OPENCV: convert the training labels with "
-            "`convert_normals` and train again"
+            f"{path}: convention={config.get('convention')!r}; models answer in OPENCV: convert the training labels "
+            "with `convert_normals` and train again"
         )
 
 

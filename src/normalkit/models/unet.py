@@ -34,6 +34,7 @@ class UNetNormals(NormalEstimator):
         decoder_channels: Output channels of the decoder's blocks, deepest first.
         output_stride: 32, or 8 or 16 to dilate the encoder (atrous convolution).
         normalize: False for the raw map, as the report's network gave it.
+        resolution: Pixels of the longer side that images are scaled to for the network; None leaves them.
         image_mean: Mean per RGB channel for images in [0, 1]; None for the encoder's own.
         image_std: Standard deviation per RGB channel; None for the encoder's own.
 
@@ -61,6 +62,7 @@ class UNetNormals(NormalEstimator):
         *,
         output_stride: int = 32,
         normalize: bool = True,
+        resolution: int | None = None,
         image_mean: Sequence[float] | None = None,
         image_std: Sequence[float] | None = None,
     ) -> None:
@@ -85,6 +87,7 @@ class UNetNormals(NormalEstimator):
             image_mean=pyramid.mean if image_mean is None else image_mean,
             image_std=pyramid.std if image_std is None else image_std,
             normalize=normalize,
+            resolution=resolution,
         )
         self.encoder = pyramid
         self.decoder = decoder

@@ -1,0 +1,202 @@
+r"""Train the report's networks on CIFAR-10.
+
+python examples/cifar10/train.py --data ../shared/data/cifar10_train_jpeg.tar.xz --net base --seeds 0 1 2 3 4
+
+Each seed has a folder with the checkpoints `best/` and `last/`, `metrics.csv`, TensorBoard logs, the curves, the
+confusion matrix and the accuracies. Finished seeds are in `results.csv` and are not trained again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from normalkit import BaseNet, ImprovedNet
+from normalkit.classification import ClassScores, classification_loss, evaluate_classifier, format_accuracies
+from normalkit.cli import run_script
+from normalkit.data import LabeledImages, device_evaluation_loader, device_training_loader, read_labeled_images
+from normalkit.files import atomic_file
+from normalkit.models import Classifier
+from normalkit.study import Variant, run_study, study_markdown
+from normalkit.training import TrainingSettings, fit, is_main_process, read_rows, training_device
+from normalkit.visualize import confusion_matrix_figure, save_figure, training_curves
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train, but for the network and the data."""
+
+    settings: TrainingSettings
+    batch_size: int
+    padding: int
+    flip: Literal["none", "random", "alternating"]
+    label_smoothing: float
+
+
+# Chosen on the validation images; docs/results/cifar10.md has the figures of both.
+RECIPES = {
+    "modern": Recipe(
+        TrainingSettings(
+            epochs=30, optimizer="sgd", lr=0.1, schedule="linear", weight_decay=5e-4, warmup=0.2, clip=0, ema=0.995
+        ),
+        batch_size=128,
+        padding=2,
+        flip="alternating",
+        label_smoothing=0.0,
+    ),
+    "report": Recipe(
+        TrainingSettings(
+            epochs=30, optimizer="sgd", lr=0.01, schedule="constant", weight_decay=0, warmup=0, clip=0, ema=0
+        ),
+        batch_size=128,
+        padding=0,
+        flip="none",
+        label_smoothing=0.0,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Train the report's networks on CIFAR-10."""
+
+    data: Path
+    """A tar file or folder of train/CLASS/IMAGE, or the folder of torchvision's CIFAR-10."""
+    out: Path = Path("runs/cifar10")
+    """Folder of the runs."""
+    net: Literal["base", "improved"] = "base"
+    """The network."""
+    batch_norm: bool = True
+    """Improved net: batch norm."""
+    dropout: float = 0.4
+    """Improved net: dropout after the hidden fully connected layers."""
+    fc_layers: int = 4
+    """Improved net: fully connected layers."""
+    head: Literal["flatten", "pool"] = "flatten"
+    """Improved net: what the first fully connected layer sees."""
+    recipe: Literal["modern", "report"] = "modern"
+    """How to train: modern, or plainly as the report."""
+    epochs: int | None = None
+    """Instead of the recipe's."""
+    lr: float | None = None
+    """Peak learning rate instead of the recipe's."""
+    batch_size: int | None = None
+    """Images a batch instead of the recipe's."""
+    seeds: tuple[int, ...] = (0,)
+    """One run each."""
+    holdout: int = 5000
+    """Images of the training set, the same share of each class, that validate."""
+    split_seed: int = 0
+    """Which ones."""
+    download: bool = False
+    """Let torchvision download CIFAR-10 to the data folder."""
+    resume: bool = False
+    """Go on with runs that were stopped."""
+
+
+def main(cfg: Config) -> int:
+    """Train with each seed, and print the figures."""
+    training, validation = read_data(cfg)
+    variant = describe(cfg)
+    rows, failures = run_study(
+        [variant],
+        lambda _, seed: train(cfg, seed, training, validation, cfg.out / f"seed{seed}"),
+        seeds=cfg.seeds,
+        table=cfg.out / "results.csv",
+    )
+    print(
+        study_markdown(rows, [variant], figures={"accuracy": "validation (%)", "accuracy_flip": "with mirroring (%)"})
+    )
+    return 1 if failures else 0
+
+
+def read_data(cfg: Config) -> tuple[LabeledImages, LabeledImages]:
+    """The images to train on and those that validate, on the device that trains."""
+    data = read_labeled_images(cfg.data, split="train", download=cfg.download)
+    training, validation = data.to(training_device()).split(cfg.holdout, seed=cfg.split_seed)
+    print(f"{len(training)} images to train on, {len(validation)} to validate, {len(data.classes)} classes")
+    return training, validation
+
+
+def recipe_of(cfg: Config) -> Recipe:
+    """The recipe with what the command line changes."""
+    recipe = RECIPES[cfg.recipe]
+    changes = {name: value for name in ("epochs", "lr") if (value := getattr(cfg, name)) is not None}
+    settings = dataclasses.replace(recipe.settings, **changes)
+    return dataclasses.replace(recipe, settings=settings, batch_size=cfg.batch_size or recipe.batch_size)
+
+
+def make_net(cfg: Config, classes: int) -> Classifier:
+    """The network, with weights drawn from torch's generator."""
+    if cfg.net == "base":
+        return BaseNet(classes)
+    return ImprovedNet(cfg.batch_norm, cfg.dropout, cfg.fc_layers, cfg.head, classes)
+
+
+def describe(cfg: Config, name: str | None = None) -> Variant:
+    """What identifies the runs of a configuration."""
+    net = {"net": cfg.net}
+    if cfg.net == "improved":
+        net |= {field: getattr(cfg, field) for field in ("batch_norm", "dropout", "fc_layers", "head")}
+    recipe = dataclasses.asdict(recipe_of(cfg))
+    recipe["settings"].pop("seed")
+    facts = {"data": cfg.data.name, "holdout": cfg.holdout, "split_seed": cfg.split_seed}
+    return Variant(name or f"{cfg.net} net, {cfg.recipe} recipe", {**net, **facts, **recipe.pop("settings"), **recipe})
+
+
+def train(cfg: Config, seed: int, training: LabeledImages, validation: LabeledImages, folder: Path) -> dict[str, float]:
+    """One run: its figures, which are those of the last epoch."""
+    recipe = recipe_of(cfg)
+    torch.manual_seed(seed)
+    net = make_net(cfg, len(training.classes))
+    facts: dict[str, Any] = {"data": cfg.data.name, "classes": list(training.classes), "train": describe(cfg).settings}
+    rows = fit(
+        net,
+        lambda epoch: device_training_loader(
+            training,
+            batch_size=recipe.batch_size,
+            epoch=epoch,
+            seed=seed,
+            padding=recipe.padding,
+            flip=recipe.flip,
+        ),
+        loss=classification_loss(label_smoothing=recipe.label_smoothing),
+        validate=lambda model: evaluate_classifier(model, device_evaluation_loader(validation)).figures,
+        folder=folder,
+        settings=dataclasses.replace(recipe.settings, seed=seed),
+        monitor="accuracy",
+        mode="max",
+        metadata=facts,
+        resume=cfg.resume,
+    )
+    last = Classifier.from_pretrained(folder / "last", device=training_device())
+    scores, mirrored = (
+        evaluate_classifier(last, device_evaluation_loader(validation), flip=flip) for flip in (False, True)
+    )
+    if is_main_process():
+        write_results(folder, scores, mirrored, training.classes)
+    return {"loss": scores.loss, "accuracy": scores.accuracy, "accuracy_flip": mirrored.accuracy} | {
+        "seconds": math.fsum(row["seconds"] for row in rows[-1:])
+    }
+
+
+def write_results(folder: Path, scores: ClassScores, mirrored: ClassScores, classes: tuple[str, ...]) -> None:
+    """Print the report's lines, and draw its Figure 1 and the confusion matrix."""
+    print(format_accuracies(scores, classes))
+    print(f"averaged with the mirrored image: {mirrored.accuracy:.1f} %")
+    by_class = dict(zip(classes, scores.class_accuracies, strict=True))
+    with atomic_file(folder / "val.json") as path:
+        text = json.dumps({**scores.figures, "accuracy_flip": mirrored.accuracy, "by_class": by_class}, indent=2)
+        path.write_text(text + "\n")
+    save_figure(training_curves(read_rows(folder / "metrics.csv")), folder / "curves.png")
+    save_figure(confusion_matrix_figure(scores.confusion, classes), folder / "confusion.png")
+
+
+if __name__ == "__main__":
+    run_script(main, Config)

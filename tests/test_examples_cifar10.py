@@ -1,0 +1,167 @@
+"""The CIFAR-10 scripts, run as their users run them, on a few coloured squares."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scripts import run_example
+
+from normalkit.models import BaseNet
+from normalkit.models.checkpoint import read_config
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+EXAMPLES = Path(__file__).parents[1] / "examples" / "cifar10"
+COLOURS = {"blue": (40, 60, 220), "green": (50, 200, 60), "red": (220, 50, 40)}
+QUICK = ["--epochs", "2", "--batch-size", "8", "--holdout", "6"]
+
+
+@pytest.fixture(scope="module")
+def squares(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("squares")
+    draw = np.random.default_rng(0)
+    for split, count in (("train", 14), ("test", 4)):
+        for name, colour in COLOURS.items():
+            (folder / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = np.clip(draw.normal(colour, 25, (32, 32, 3)), 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / split / name / f"{i}.png")
+    return folder
+
+
+def run(name, *words):
+    return run_example(EXAMPLES / f"{name}.py", *words)
+
+
+@pytest.fixture(scope="module")
+def trained(squares, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "cifar"
+    assert run("train", "--data", squares, "--out", folder, "--seeds", "3", "4", *QUICK) == 0
+    return folder
+
+
+def rows_of(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_train_leaves_a_folder_for_each_seed_and_the_table(trained):
+    assert sorted(path.name for path in trained.iterdir()) == ["results.csv", "seed3", "seed4"]
+    files = ["best", "config.json", "confusion.png", "curves.png", "last", "metrics.csv", "tensorboard", "val.json"]
+    assert sorted(path.name for path in (trained / "seed3").iterdir()) == files
+    rows = rows_of(trained / "results.csv")
+    assert [row["seed"] for row in rows] == ["3", "4"]
+    assert rows[0]["variant"] == "base net, modern recipe"
+    for row in rows:
+        epochs = rows_of(trained / f"seed{row['seed']}" / "metrics.csv")
+        assert len(epochs) == 2
+        # The figure is that of the last epoch, whichever was best.
+        assert float(row["accuracy"]) == float(epochs[-1]["accuracy"])
+        figures = json.loads((trained / f"seed{row['seed']}" / "val.json").read_text())
+        assert figures["accuracy"] == float(row["accuracy"])
+        assert np.mean(list(figures["by_class"].values())) == pytest.approx(figures["accuracy"])
+    header = read_config(trained / "seed3" / "last")
+    assert header["classes"] == sorted(COLOURS)
+    assert header["train"]["epochs"] == 2
+
+
+def test_seeds_differ_and_finished_ones_are_not_trained_again(trained, squares, capsys):
+    one, other = (BaseNet.from_pretrained(trained / f"seed{seed}" / "last").state_dict() for seed in (3, 4))
+    assert not torch.equal(one["fc2.weight"], other["fc2.weight"])
+    before = (trained / "results.csv").read_bytes()
+    assert run("train", "--data", squares, "--out", trained, "--seeds", "3", "4", *QUICK) == 0
+    assert capsys.readouterr().out.count("finished earlier") == 2
+    assert (trained / "results.csv").read_bytes() == before
+
+
+def test_evaluate_prints_the_reports_lines(trained, squares, tmp_path, capsys):
+    words = ["--checkpoint", trained / "seed3" / "last", "--data", squares, "--split", "test"]
+    assert run("evaluate", *words, "--out", tmp_path / "test.json", "--figure", tmp_path / "confusion.png") == 0
+    lines = capsys.readouterr().out.splitlines()
+    figures = json.loads((tmp_path / "test.json").read_text())
+    assert lines[0] == f"Accuracy of the final network on the test images: {figures['accuracy']:.1f} %"
+    assert [line.split()[2] for line in lines[1:]] == sorted(COLOURS)
+    assert (tmp_path / "confusion.png").stat().st_size > 1000
+    # The oracle: the network by hand, on the files as PIL reads them.
+    net = BaseNet.from_pretrained(trained / "seed3" / "last")
+    right = []
+    for label, name in enumerate(sorted(COLOURS)):
+        for path in (squares / "test" / name).iterdir():
+            image = torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1)[None] / 255
+            right.append(int(net(image).argmax()) == label)
+    assert figures["accuracy"] == pytest.approx(100 * np.mean(right))
+
+
+def test_the_reports_recipe_learns_colours(squares, tmp_path):
+    words = ["--recipe", "report", "--epochs", "6", "--batch-size", "6", "--holdout", "6"]
+    assert run("train", "--data", squares, "--out", tmp_path / "run", *words) == 0
+    assert float(rows_of(tmp_path / "run" / "results.csv")[0]["accuracy"]) == 100
+
+
+def test_a_stopped_run_is_resumed_on_request(squares, tmp_path, capsys):
+    words = ["--data", squares, "--out", tmp_path / "run", *QUICK]
+    assert run("train", *words) == 0
+    (tmp_path / "run" / "results.csv").unlink()
+    assert run("train", *words) == 1
+    assert "resume it (--resume)" in capsys.readouterr().err
+    assert run("train", *words, "--resume") == 0
+    assert len(rows_of(tmp_path / "run" / "results.csv")) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--batch-size", "100"], "batch_size=100"),
+        (["--holdout", "42"], "count=42: wanted 1 to 41"),
+        (["--data", "nowhere"], "nowhere does not exist"),
+        (["--epochs", "0"], "epochs=0: wanted at least 1"),
+    ],
+)
+def test_bad_words_are_one_line(squares, tmp_path, capsys, words, message):
+    assert run("train", "--data", squares, "--out", tmp_path / "run", *QUICK, *words) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_a_checkpoint_of_other_classes_is_refused(trained, squares, tmp_path, capsys):
+    (squares / "test").rename(tmp_path / "test")
+    try:
+        (tmp_path / "test" / "red").rename(tmp_path / "test" / "yellow")
+        assert run("evaluate", "--checkpoint", trained / "seed3" / "last", "--data", tmp_path) == 1
+        assert "has no red and has yellow" in capsys.readouterr().err
+    finally:
+        (tmp_path / "test" / "yellow").rename(tmp_path / "test" / "red")
+        (tmp_path / "test").rename(squares / "test")
+
+
+def test_ablate_runs_what_is_not_finished_and_reports_all(squares, tmp_path, capsys):
+    words = ["--data", squares, "--table", tmp_path / "results" / "table.csv", "--runs", tmp_path / "runs"]
+    words += ["--epochs", "1", "--holdout", "6", "--batch-size", "12", "--variants"]
+    assert run("ablate", *words, "no batch norm", "pooled head") == 0
+    first = rows_of(tmp_path / "results" / "table.csv")
+    assert [row["variant"] for row in first] == ["no batch norm", "pooled head"]
+    assert json.loads(first[0]["settings"])["batch_norm"] is False
+    assert json.loads(first[1]["settings"])["head"] == "pool"
+    capsys.readouterr()
+    assert run("ablate", *words, "pooled head", "3 layers removed") == 0
+    assert capsys.readouterr().out.count("finished earlier") == 1
+    assert rows_of(tmp_path / "results" / "table.csv")[:2] == first
+    lines = (tmp_path / "results" / "table.md").read_text().splitlines()
+    # All of Table 2 has a line, with the report's figure, whether it was run or not.
+    assert len(lines) == 2 + 8
+    assert [line.split("|")[2].strip() for line in lines[2:5]] == ["87.00", "86.00", "87.90"]
+    assert sum(line.rstrip(" |").endswith(" 1") for line in lines) == 3
+    assert (tmp_path / "results" / "table.png").stat().st_size > 1000
+
+
+def test_ablate_reports_runs_that_fail(squares, tmp_path, capsys):
+    words = ["--data", squares, "--table", tmp_path / "table.csv", "--runs", tmp_path / "runs"]
+    assert run("ablate", *words, "--holdout", "6", "--variants", "default", "no dropout") == 1
+    assert capsys.readouterr().err.count("batch_size=128: wanted between 1 and 36") >= 2
+    assert run("ablate", *words, "--variants", "deeper") == 1
+    assert "no deeper; wanted some of default, no batch norm" in capsys.readouterr().err
