@@ -2,9 +2,7 @@
 
 import csv
 import json
-import runpy
 import signal
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from recordings import write_recording
+from scripts import run_example
 
 from normalkit.codec import read_normals
 from normalkit.data import RGBDNormals
@@ -22,20 +21,11 @@ EXAMPLES = Path(__file__).parents[1] / "examples" / "surface_normals"
 TINY = ["--encoder", "test_resnet", "--pretrained", "False", "--workers", "0"]
 TRAIN = [
     *TINY,
-    *["--decoder-channels", "8", "8", "8", "8", "8", "--batch-size", "2", "--holdout", "2", "--small-epochs", "1"],
+    *["--decoder-channels", "8", "8", "8", "8", "8", "--batch-size", "2", "--holdout", "2"],
     *["--settings.epochs", "2", "--settings.validate-every", "1", "--settings.precision", "no"],
 ]
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Nets this small are slower with more, and equal bits need equally many."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")]
 
 
 @pytest.fixture(scope="module")
@@ -57,15 +47,7 @@ def _cache(cache, monkeypatch):
 
 
 def run(name, *words):
-    """The exit code of an example."""
-    before = sys.argv
-    sys.argv = [str(EXAMPLES / f"{name}.py"), *map(str, words)]
-    try:
-        with pytest.raises(SystemExit) as stop:
-            runpy.run_path(sys.argv[0], run_name="__main__")
-    finally:
-        sys.argv = before
-    return stop.value.code
+    return run_example(EXAMPLES / f"{name}.py", *words)
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from torchvision.transforms.v2.functional import _utils as registry
 from torchvision.tv_tensors import Image, Mask
 
 from normalkit.geometry import Convention, angular_error, convert_normals
-from normalkit.transforms import Intrinsics, SurfaceNormals, training_transform
+from normalkit.transforms import Intrinsics, RandomCameraRotation, SurfaceNormals, training_transform
 
 # Both odd, so that turns by 90 degrees about the middle have no ties.
 HEIGHT, WIDTH = 11, 17
@@ -480,6 +480,7 @@ class TestTrainingTransform:
         [
             ({"size": (0, 8)}, "size="),
             ({"min_scale": 0}, "min_scale=0"),
+            ({"max_turn": 50}, "max_turn=50"),
             ({"max_rotation": -1}, "max_rotation=-1"),
             ({"jitter": 1}, "jitter=1"),
         ],
@@ -487,3 +488,89 @@ class TestTrainingTransform:
     def test_bad_options(self, options, message):
         with pytest.raises(ValueError, match=message):
             training_transform(**{"size": (8, 8), **options})
+
+
+def rotated_scene(**angles):
+    """A picture of a world's colours by direction, with normals that face the camera, before and after a turn."""
+    camera, size = torch.tensor([[60.0, 0, 40.3], [0, 62, 28.1], [0, 0, 1]]), (60, 80)
+    y, x = torch.meshgrid(*(torch.arange(n, dtype=torch.float32) for n in size), indexing="ij")
+    rays = torch.linalg.solve(camera, torch.stack([x, y, torch.ones_like(x)]).flatten(1))
+    rays = torch.nn.functional.normalize(rays, dim=0).view(3, *size)
+    sample = {
+        "image": Image((rays + 1) / 2),
+        "normals": SurfaceNormals(-rays),
+        "mask": Mask(torch.ones(size, dtype=torch.bool)),
+        "intrinsics": Intrinsics(camera, canvas_size=size),
+    }
+    return rays, sample, RandomCameraRotation(**angles)(sample)
+
+
+@pytest.mark.parametrize("angles", [{"pan": 12}, {"tilt": 9}, {"roll": 25}, {"pan": 7, "tilt": 7, "roll": 10}])
+def test_the_turned_camera_sees_the_scene(angles):
+    torch.manual_seed(1)
+    turns = []
+    for _ in range(5):
+        rays, _, moved = rotated_scene(**angles)
+        seen = moved["normals"].mask
+        assert seen.float().mean() > 0.4
+        # From the middle of a sphere its normals look the same whichever way the camera is turned.
+        error = angular_error(moved["normals"].as_subclass(torch.Tensor), -rays, dim=0)[seen]
+        half_a_pixel = math.degrees(math.hypot(0.5 / 60, 0.5 / 62))
+        assert error.max() < half_a_pixel
+        # The colours are directions in the world: those of the normals, turned back, but for that half pixel.
+        colours = 2 * moved["image"].as_subclass(torch.Tensor) - 1
+        inner = torch.nn.functional.conv2d(seen[None, None].float(), torch.ones(1, 1, 5, 5), padding=2)[0, 0] == 25
+        old, new = colours[:, inner].double(), rays[:, inner].double()
+        u, _, v = torch.linalg.svd(new @ old.T)
+        turn = u @ torch.diag(torch.tensor([1, 1, torch.linalg.det(u @ v)], dtype=torch.float64)) @ v
+        assert (turn @ old - new).abs().max() < 1e-3
+        turns.append(math.degrees(math.acos((float(turn.trace()) - 1) / 2)))
+    assert 1 < max(turns) <= math.hypot(*angles.values()) + 0.1
+
+
+def test_every_part_of_a_turned_sample_is_cut_alike():
+    torch.manual_seed(2)
+    _, sample, moved = rotated_scene(pan=15, tilt=10, roll=10)
+    assert torch.equal(moved["mask"], moved["normals"].mask)
+    assert (moved["image"].sum(0)[~moved["mask"]] < 3).all()
+    assert torch.equal(moved["intrinsics"], sample["intrinsics"])
+    assert [type(x) for x in moved.values()] == [Image, SurfaceNormals, Mask, Intrinsics]
+
+
+def test_the_camera_is_turned_alike_for_one_seed_and_not_without_angles():
+    def turned(seed, **angles):
+        torch.manual_seed(seed)
+        return rotated_scene(**angles)[2]["normals"]
+
+    assert torch.equal(turned(1, pan=5), turned(1, pan=5))
+    assert not torch.equal(turned(1, pan=5), turned(2, pan=5))
+    assert torch.equal(turned(1), rotated_scene()[1]["normals"])
+
+
+def test_training_transform_turns_the_camera():
+    torch.manual_seed(0)
+    _, sample, _ = rotated_scene()
+    moved = training_transform((30, 40), max_turn=10, min_scale=1.0, max_rotation=0)(sample)
+    assert moved["normals"].shape == (3, 30, 40)
+    assert not moved["normals"].mask.all()
+
+
+@pytest.mark.parametrize(
+    ("sample", "message"),
+    [
+        ({"image": Image(torch.rand(3, 4, 4))}, "intrinsics are missing or unknown.* use v2.RandomRotation"),
+        (
+            {"image": Image(torch.rand(3, 4, 4)), "k": Intrinsics(torch.full((3, 3), math.nan), canvas_size=(4, 4))},
+            "intrinsics are missing or unknown",
+        ),
+    ],
+)
+def test_a_camera_that_is_not_known_cannot_be_turned(sample, message):
+    with pytest.raises(ValueError, match=message):
+        RandomCameraRotation(pan=3)(sample)
+
+
+@pytest.mark.parametrize("angles", [{"pan": -1}, {"tilt": 46}, {"roll": math.nan}])
+def test_angles_out_of_range_are_named(angles):
+    with pytest.raises(ValueError, match=f"{next(iter(angles))}=.*: wanted degrees"):
+        RandomCameraRotation(**angles)

@@ -15,15 +15,13 @@ from torch.utils.data import DataLoader
 from normalkit import AngularLoss, SyntheticRooms, UNetNormals, load_model
 from normalkit.baselines import best_constant, per_pixel_mean
 from normalkit.cli import run_script
-from normalkit.data import InMemory
+from normalkit.data import InMemory, evaluation_loader, training_loader
 from normalkit.training import (
     TrainingSettings,
     evaluate,
-    evaluation_loader,
     fit,
     format_figures,
     normals_loss,
-    training_loader,
 )
 from normalkit.transforms import training_transform
 from normalkit.visualize import comparison_grid, save_figure, training_curves
@@ -69,6 +67,7 @@ def main(cfg: Config) -> None:
         pretrained=cfg.pretrained,
         upsample="bilinear",
         decoder_channels=(96, 64, 32, 16, 16),
+        resolution=cfg.size,
     )
     rows = fit(
         model,

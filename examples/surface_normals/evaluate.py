@@ -12,9 +12,9 @@ from pathlib import Path
 
 from normalkit import load_model
 from normalkit.cli import run_script
-from normalkit.data import open_dataset
+from normalkit.data import evaluation_loader, open_dataset
 from normalkit.files import atomic_file, check_writable
-from normalkit.training import evaluate, evaluation_loader, format_figures
+from normalkit.training import evaluate, format_figures
 
 
 @dataclass(frozen=True)

@@ -18,16 +18,15 @@ import torch
 
 from normalkit import AngularLoss, RGBDNormals, UNetNormals, load_model
 from normalkit.cli import run_script
+from normalkit.data import evaluation_loader, training_loader
 from normalkit.files import atomic_file
 from normalkit.training import (
     TrainingSettings,
     evaluate,
-    evaluation_loader,
     fit,
     format_figures,
     is_main_process,
     normals_loss,
-    training_loader,
 )
 from normalkit.transforms import training_transform
 from normalkit.visualize import comparison_grid, save_figure, training_curves
@@ -61,9 +60,13 @@ class Config:
     """Pictures a batch, in each process."""
     holdout: int = 50
     """Frames at the end of the training data that choose the checkpoint."""
-    small_epochs: int = 44
-    """Epochs at half size, before those at full size: four times as many pictures in the time."""
-    settings: TrainingSettings = field(default_factory=lambda: TrainingSettings(epochs=53, validate_every=9))
+    resolution: int = 160
+    """Pixels of the longer side that the network sees, in training and after it."""
+    max_rotation: float = 20.0
+    """Largest turn of the picture in training, degrees."""
+    max_turn: float = 10.0
+    """Largest turn of the camera to the left, right, up or down in training, degrees."""
+    settings: TrainingSettings = field(default_factory=lambda: TrainingSettings(epochs=60, validate_every=6))
     """How to train."""
     workers: int = 2
     """Loader processes."""
@@ -76,32 +79,32 @@ def main(cfg: Config) -> None:
     torch.manual_seed(cfg.settings.seed)
     root = cfg.data / "train" if (cfg.data / "train").is_dir() else cfg.data
     val = RGBDNormals(cfg.data / "val", cache=cfg.cache) if (cfg.data / "val").is_dir() else None
-    frames = len(RGBDNormals(root, cache=cfg.cache))
-    if not 0 < cfg.holdout < frames:
-        raise ValueError(f"holdout={cfg.holdout}: wanted 1 to {frames - 1}, as {root} has {frames} frames")
+    count = len(RGBDNormals(root, cache=cfg.cache))
+    if not 0 < cfg.holdout < count:
+        raise ValueError(f"holdout={cfg.holdout}: wanted 1 to {count - 1}, as {root} has {count} frames")
     kept_back = RGBDNormals(root, frames=slice(-cfg.holdout, None), cache=cfg.cache)
     height, width = kept_back[0]["image"].shape[-2:]
-    full, half = (
-        RGBDNormals(root, frames=slice(None, -cfg.holdout), cache=cfg.cache, transform=training_transform(size))
-        for size in [(height, width), (height // 2, width // 2)]
-    )
+    scale = cfg.resolution / max(height, width)
+    size = (round(height * scale), round(width * scale))
+    frames = slice(None, -cfg.holdout)
+    transform = training_transform(size, max_rotation=cfg.max_rotation, max_turn=cfg.max_turn)
+    training = RGBDNormals(root, frames=frames, cache=cfg.cache, transform=transform)
     model = UNetNormals(
         cfg.encoder,
         pretrained=cfg.pretrained,
         upsample=cfg.upsample,
         skips=cfg.skips,
         decoder_channels=cfg.decoder_channels,
+        resolution=cfg.resolution,
     )
-    print(f"{len(full)} frames to train on, {len(kept_back)} held out, {width} x {height} pixels")
-    facts = {name: getattr(cfg, name) for name in ("alpha", "beta", "batch_size", "holdout", "small_epochs")}
+    print(f"{len(training)} frames to train on, {len(kept_back)} held out, {size[1]} x {size[0]} pixels")
+    facts = {
+        name: getattr(cfg, name) for name in ("alpha", "beta", "batch_size", "holdout", "max_rotation", "max_turn")
+    }
     rows = fit(
         model,
         lambda epoch: training_loader(
-            half if epoch < cfg.small_epochs else full,
-            batch_size=cfg.batch_size,
-            epoch=epoch,
-            seed=cfg.settings.seed,
-            workers=cfg.workers,
+            training, batch_size=cfg.batch_size, epoch=epoch, seed=cfg.settings.seed, workers=cfg.workers
         ),
         loss=normals_loss(AngularLoss(cfg.alpha, cfg.beta)),
         validate=lambda net: evaluate(net, evaluation_loader(kept_back, workers=cfg.workers)),

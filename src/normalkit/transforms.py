@@ -25,7 +25,7 @@ from torchvision.tv_tensors import Mask, TVTensor
 
 from normalkit.geometry import Convention, convert_normals, normalize, valid_normals
 
-__all__ = ["Intrinsics", "Motion", "SurfaceNormals", "training_transform"]
+__all__ = ["Intrinsics", "Motion", "RandomCameraRotation", "SurfaceNormals", "training_transform"]
 
 
 class SurfaceNormals(TVTensor):
@@ -351,14 +351,77 @@ class _RequireNormals(v2.Transform):
         return inpt
 
 
+class RandomCameraRotation(v2.Transform):
+    """Pan, tilt and roll the camera about its centre, by random angles.
+
+    The new picture is one that the same camera takes of the same scene, whatever the depth; what it does not show of
+    it is black in the picture, and invalid in the normals. Beside `Image`, `Mask` and `SurfaceNormals` it takes, and
+    needs, the `Intrinsics`, which stay as they are.
+
+    Args:
+        pan: Largest turn to the left or right, degrees.
+        tilt: Largest turn up or down, degrees.
+        roll: Largest turn of the picture either way, degrees.
+
+    Raises:
+        ValueError: An angle is not in [0, 45]. From the transform: the sample has no intrinsics, or unknown ones.
+
+    Examples:
+        >>> from torchvision.tv_tensors import Image
+        >>> camera = Intrinsics(torch.tensor([[50.0, 0, 31], [0, 50, 23], [0, 0, 1]]), canvas_size=(48, 64))
+        >>> sample = {"image": Image(torch.rand(3, 48, 64)), "intrinsics": camera}
+        >>> RandomCameraRotation(pan=5)(sample)["image"].shape
+        Image([3, 48, 64])
+    """
+
+    def __init__(self, *, pan: float = 0.0, tilt: float = 0.0, roll: float = 0.0) -> None:
+        super().__init__()
+        for name, angle in (("pan", pan), ("tilt", tilt), ("roll", roll)):
+            if not 0 <= angle <= 45:
+                raise ValueError(f"{name}={angle}: wanted degrees in [0, 45]")
+        self.pan, self.tilt, self.roll = pan, tilt, roll
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """Draw the angles; see `torchvision.transforms.v2.Transform`."""
+        camera = next((x for x in flat_inputs if isinstance(x, Intrinsics)), None)
+        if camera is None or not camera.isfinite().all():
+            raise ValueError(
+                "the sample's intrinsics are missing or unknown, so the camera cannot be turned; give the data set "
+                "the intrinsics, or use v2.RandomRotation, which turns the picture about its middle"
+            )
+        angles = (2 * torch.rand(3, dtype=torch.float64) - 1) * torch.tensor([self.pan, self.tilt, self.roll]).deg2rad()
+        (cp, ct, cr), (sp, st, sr) = angles.cos().tolist(), angles.sin().tolist()
+        pan = _matrix((cp, 0, sp), (0, 1, 0), (-sp, 0, cp))
+        tilt = _matrix((1, 0, 0), (0, ct, -st), (0, st, ct))
+        roll = _matrix((cr, -sr, 0), (sr, cr, 0), (0, 0, 1))
+        turn = roll @ tilt @ pan
+        matrix = camera.as_subclass(Tensor).double().cpu()
+        return {"motion": Motion(matrix @ turn @ torch.linalg.inv(matrix), turn, camera.canvas_size)}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Turn one part of the sample."""
+        motion = params["motion"]
+        if isinstance(inpt, SurfaceNormals):
+            return _move_normals(inpt, motion=lambda canvas: motion)
+        if isinstance(inpt, Intrinsics):
+            return inpt
+        # torchvision counts pixels from the corner of the picture, and wants the way back.
+        half = _scale_and_shift(1, 0.5, 1, 0.5)
+        back = half @ torch.linalg.inv(half @ motion.pixels)
+        coefficients = (back / back[2, 2]).flatten()[:8].tolist()
+        how = v2.InterpolationMode.NEAREST if isinstance(inpt, Mask) else v2.InterpolationMode.BILINEAR
+        return F.perspective(inpt, None, None, interpolation=how, coefficients=coefficients)
+
+
 def training_transform(
     size: tuple[int, int],
     *,
     min_scale: float = 0.5,
     max_rotation: float = 8.0,
+    max_turn: float = 0.0,
     jitter: float = 0.4,
 ) -> v2.Compose:
-    """Random view and colours for training: crop, flip, rotation, colour jitter.
+    """Random view and colours for training: camera rotation, crop, flip, colour jitter.
 
     Every part is torchvision's own; the vectors and the intrinsics follow because they are tv_tensors.
 
@@ -366,6 +429,7 @@ def training_transform(
         size: (height, width) of the result; the crop keeps its aspect ratio, so that pixels stay square.
         min_scale: Least share of the picture's area in a crop, in (0, 1].
         max_rotation: Largest turn of the picture either way, degrees.
+        max_turn: Largest turn of the camera to the left, right, up or down, degrees; needs the intrinsics.
         jitter: Strength of changes in brightness, contrast and saturation, in [0, 1); 0 for none.
 
     Returns:
@@ -383,15 +447,18 @@ def training_transform(
         raise ValueError(f"min_scale={min_scale}: wanted a share of the picture's area in (0, 1]")
     if not 0 <= max_rotation <= 180:
         raise ValueError(f"max_rotation={max_rotation}: wanted degrees in [0, 180]")
+    if not 0 <= max_turn <= 45:
+        raise ValueError(f"max_turn={max_turn}: wanted degrees in [0, 45]")
     if not 0 <= jitter < 1:
         raise ValueError(f"jitter={jitter}: wanted a strength in [0, 1)")
     aspect = width / height
     steps: list[v2.Transform] = [
         _RequireNormals(),
+        *([RandomCameraRotation(pan=max_turn, tilt=max_turn, roll=max_rotation)] if max_turn else []),
         v2.RandomResizedCrop((height, width), scale=(min_scale, 1.0), ratio=(aspect, aspect)),
         v2.RandomHorizontalFlip(),
     ]
-    if max_rotation:
+    if max_rotation and not max_turn:
         steps.append(v2.RandomRotation(max_rotation, interpolation=v2.InterpolationMode.BILINEAR))
     if jitter:
         steps.append(v2.ColorJitter(jitter, jitter, jitter, hue=jitter / 8))
