@@ -154,7 +154,7 @@ def test_ablate_runs_what_is_not_finished_and_reports_all(squares, tmp_path, cap
     lines = (tmp_path / "results" / "table.md").read_text().splitlines()
     # All of Table 2 has a line, with the report's figure, whether it was run or not.
     assert len(lines) == 2 + 8
-    assert [line.split("|")[2].strip() for line in lines[2:5]] == ["87.00", "86.00", "87.90"]
+    assert [line.split("|")[3].strip() for line in lines[2:5]] == ["87.00", "86.00", "87.90"]
     assert sum(line.rstrip(" |").endswith(" 1") for line in lines) == 3
     assert (tmp_path / "results" / "table.png").stat().st_size > 1000
 

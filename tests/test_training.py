@@ -50,9 +50,23 @@ STEPS = 3
 class DropoutNormals(NormalEstimator):
     """Small, but with all that a run must carry over: batch norm and randomness of its own."""
 
-    def __init__(self, width=4, pretrained=False, **options):
-        options = {"image_mean": (0.5,) * 3, "image_std": (0.2,) * 3, **options}
-        super().__init__(config={"width": width}, stride=2, **options)
+    def __init__(
+        self,
+        width=4,
+        pretrained=False,
+        normalize=True,
+        resolution=None,
+        image_mean=(0.5,) * 3,
+        image_std=(0.2,) * 3,
+    ):
+        super().__init__(
+            config={"width": width},
+            stride=2,
+            image_mean=image_mean,
+            image_std=image_std,
+            normalize=normalize,
+            resolution=resolution,
+        )
         self.net = nn.Sequential(
             nn.Conv2d(3, width, 3, padding=1),
             nn.BatchNorm2d(width),

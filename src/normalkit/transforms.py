@@ -371,7 +371,7 @@ class RandomCameraRotation(v2.Transform):
         >>> camera = Intrinsics(torch.tensor([[50.0, 0, 31], [0, 50, 23], [0, 0, 1]]), canvas_size=(48, 64))
         >>> sample = {"image": Image(torch.rand(3, 48, 64)), "intrinsics": camera}
         >>> RandomCameraRotation(pan=5)(sample)["image"].shape
-        Image([3, 48, 64])
+        torch.Size([3, 48, 64])
     """
 
     def __init__(self, *, pan: float = 0.0, tilt: float = 0.0, roll: float = 0.0) -> None:
