@@ -23,6 +23,7 @@ PUBLIC_NAMES = [
     "NormalFolder",
     "NormalHead",
     "RGBDNormals",
+    "SMPNormals",
     "SurfaceNormalMetrics",
     "SurfaceNormals",
     "SyntheticRooms",

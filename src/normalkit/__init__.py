@@ -20,6 +20,7 @@ __all__ = [
     "NormalFolder",
     "NormalHead",
     "RGBDNormals",
+    "SMPNormals",
     "SurfaceNormalMetrics",
     "SurfaceNormals",
     "SyntheticRooms",
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from normalkit.models.bilinear import BilinearNormals
     from normalkit.models.checkpoint import load_model, save_model
     from normalkit.models.cifar import BaseNet, ImprovedNet
+    from normalkit.models.smp import SMPNormals
     from normalkit.models.unet import UNetNormals
     from normalkit.nn.decoder import UNetDecoder
     from normalkit.nn.encoder import TimmEncoder
@@ -72,6 +74,7 @@ else:
         "NormalFolder": "data.folder",
         "NormalHead": "nn.heads",
         "RGBDNormals": "data.rgbd",
+        "SMPNormals": "models.smp",
         "SurfaceNormalMetrics": "metrics",
         "SurfaceNormals": "transforms",
         "SyntheticRooms": "data.synthetic.rooms",

@@ -3,6 +3,7 @@
 from normalkit.models.base import ImageModel, NormalEstimator
 from normalkit.models.bilinear import BilinearNormals
 from normalkit.models.cifar import BaseNet, Classifier, ImprovedNet
+from normalkit.models.smp import SMPNormals
 from normalkit.models.unet import UNetNormals
 
 __all__ = [
@@ -12,5 +13,6 @@ __all__ = [
     "ImageModel",
     "ImprovedNet",
     "NormalEstimator",
+    "SMPNormals",
     "UNetNormals",
 ]

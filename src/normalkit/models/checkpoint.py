@@ -19,6 +19,7 @@ from normalkit.geometry import Convention
 from normalkit.models.base import ImageModel, NormalEstimator
 from normalkit.models.bilinear import BilinearNormals
 from normalkit.models.cifar import BaseNet, ImprovedNet
+from normalkit.models.smp import SMPNormals
 from normalkit.models.unet import UNetNormals
 
 __all__ = ["load_as", "load_model", "read_config", "save_model", "write_model"]
@@ -29,7 +30,7 @@ FORMAT = 1
 """The layout of `config.json`; raised when an older reader would misread it."""
 
 MODELS: dict[str, type[ImageModel]] = {
-    model.__name__: model for model in (UNetNormals, BilinearNormals, BaseNet, ImprovedNet)
+    model.__name__: model for model in (UNetNormals, BilinearNormals, SMPNormals, BaseNet, ImprovedNet)
 }
 """The classes that a checkpoint may name."""
 
