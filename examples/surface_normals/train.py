@@ -62,7 +62,7 @@ class Config:
     """Frames at the end of the training data that choose the checkpoint."""
     resolution: int = 160
     """Pixels of the longer side that the network sees, in training and after it."""
-    max_rotation: float = 35.0
+    max_rotation: float = 20.0
     """Largest turn of the picture in training, degrees."""
     max_turn: float = 10.0
     """Largest turn of the camera to the left, right, up or down in training, degrees."""
