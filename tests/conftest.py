@@ -13,6 +13,10 @@ import torch
 # Loader workers end by SIGTERM, and those of a shell that ignores it would inherit that and outlive the tests.
 signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
+# The first backward pass starts a thread for each GPU, with which no child could be forked any more; and a test that
+# enters torch's FakeTensorMode makes torch believe in a GPU.
+torch.ones(1, requires_grad=True).sum().backward()
+
 
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
