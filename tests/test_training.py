@@ -102,17 +102,6 @@ class Scenes(Dataset):
         return sample | ({"mask": self.masks[index]} if self.mask else {})
 
 
-class Indices(Dataset):
-    def __init__(self, length):
-        self.length = length
-
-    def __len__(self):
-        return self.length
-
-    def __getitem__(self, index):
-        return index
-
-
 @pytest.fixture(autouse=True)
 def _known_model(monkeypatch):
     monkeypatch.setitem(checkpoint.MODELS, "DropoutNormals", DropoutNormals)
@@ -506,7 +495,7 @@ def test_signals_to_the_whole_group_stop_the_run_alone(tmp_path, workers):
 
 
 def test_a_worker_ends_when_its_parent_says_and_for_no_one_else():
-    batches = iter(evaluation_loader(Indices(9), batch_size=1, workers=1))
+    batches = iter(evaluation_loader(range(9), batch_size=1, workers=1))
     next(batches)
     (worker,) = multiprocessing.active_children()
     assert exit_status(lambda: [os.kill(worker.pid, signum) for signum in (signal.SIGTERM, signal.SIGINT)]) == 0

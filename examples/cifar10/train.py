@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -181,9 +180,7 @@ def train(cfg: Config, seed: int, training: LabeledImages, validation: LabeledIm
     )
     if is_main_process():
         write_results(folder, scores, mirrored, training.classes)
-    return {"loss": scores.loss, "accuracy": scores.accuracy, "accuracy_flip": mirrored.accuracy} | {
-        "seconds": math.fsum(row["seconds"] for row in rows[-1:])
-    }
+    return {**scores.figures, "accuracy_flip": mirrored.accuracy, "seconds": rows[-1]["seconds"]}
 
 
 def write_results(folder: Path, scores: ClassScores, mirrored: ClassScores, classes: tuple[str, ...]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ from torch.nn import functional
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from normalkit.inference import evaluation_mode
+from normalkit.inference import device_of, evaluation_mode
 
 __all__ = ["ClassScores", "classification_loss", "evaluate_classifier", "format_accuracies"]
 
@@ -86,7 +86,7 @@ def evaluate_classifier(model: nn.Module, loader: Iterable[Batch], *, flip: bool
     Raises:
         ValueError: There are no images, a label is outside the classes, or the model returns no logits.
     """
-    device = next(itertools.chain(model.parameters(), model.buffers()), torch.empty(0)).device
+    device = device_of(model)
     confusion: MulticlassConfusionMatrix | None = None
     loss = MeanMetric(nan_strategy="error").to(device)
     with evaluation_mode(model):
@@ -117,7 +117,7 @@ def _log_probabilities(model: nn.Module, images: Tensor, *, flip: bool) -> Tenso
     if not flip:
         return answers
     mirrored = _log_probabilities(model, images.flip(-1), flip=False)
-    return torch.logaddexp(answers, mirrored) - torch.tensor(2.0).log().item()
+    return torch.logaddexp(answers, mirrored) - math.log(2)
 
 
 def format_accuracies(scores: ClassScores, classes: Sequence[str], *, split: str = "val") -> str:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-__all__ = ["evaluation_mode", "predict", "predict_batch"]
+__all__ = ["device_of", "evaluation_mode", "predict", "predict_batch"]
 
 
 def predict(
@@ -48,7 +48,7 @@ def predict(
         torch.Size([3, 30, 50])
     """
     pixels = read_image(image)
-    device = next(itertools.chain(model.parameters(), model.buffers()), torch.empty(0)).device
+    device = device_of(model)
     with evaluation_mode(model):
         try:
             prediction = predict_batch(model, pixels.to(device)[None].float() / 255, flip=flip)[0]
@@ -82,6 +82,15 @@ def predict_batch(model: nn.Module, images: Tensor, *, flip: bool = False) -> Te
     # A mirror turns the vectors too: nx changes sign.
     mirrored = mirrored * mirrored.new_tensor([-1.0, 1.0, 1.0]).view(1, 3, 1, 1)
     return normalize(normalize(prediction) + normalize(mirrored))
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's parameters or buffers are; the CPU for one without any.
+
+    Args:
+        model: Any, with all of them on one device.
+    """
+    return next(itertools.chain(model.parameters(), model.buffers()), torch.empty(0)).device
 
 
 @contextmanager

@@ -35,7 +35,7 @@ from torchmetrics import MeanMetric
 from normalkit.data.loader import mix_seeds, process_rank
 from normalkit.files import atomic_file, atomic_folder, check_writable, recover_folder
 from normalkit.geometry import angular_error, valid_normals
-from normalkit.inference import evaluation_mode, predict_batch
+from normalkit.inference import device_of, evaluation_mode, predict_batch
 from normalkit.losses import AngularLoss, angular_loss_terms
 from normalkit.metrics import Reduction, SurfaceNormalMetrics
 from normalkit.models.checkpoint import write_model
@@ -660,7 +660,7 @@ def evaluate(
     Raises:
         ValueError: There is no valid pixel in the whole set, or the model returns no normals.
     """
-    device = next(itertools.chain(model.parameters(), model.buffers()), torch.empty(0)).device
+    device = device_of(model)
     metrics = SurfaceNormalMetrics(reduction=reduction).to(device)
     l1 = MeanMetric(nan_strategy="error").to(device).set_dtype(_sum_dtype(device))
     with evaluation_mode(model):

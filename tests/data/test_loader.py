@@ -4,22 +4,10 @@ import itertools
 
 import pytest
 import torch
-from torch.utils.data import Dataset
 
 from normalkit.data.loader import evaluation_loader, mix_seeds, training_loader
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-
-
-class Indices(Dataset):
-    def __init__(self, length):
-        self.length = length
-
-    def __len__(self):
-        return self.length
-
-    def __getitem__(self, index):
-        return index
 
 
 def flat(lists):
@@ -27,7 +15,7 @@ def flat(lists):
 
 
 def order(**kwargs):
-    return [batch.tolist() for batch in training_loader(Indices(23), batch_size=4, workers=0, **kwargs)]
+    return [batch.tolist() for batch in training_loader(range(23), batch_size=4, workers=0, **kwargs)]
 
 
 def test_training_batches_depend_on_seed_and_epoch_alone():
@@ -47,8 +35,8 @@ def test_processes_get_different_batches_and_as_many(monkeypatch, size, world):
     shares, scored = [], []
     for rank in range(world):
         monkeypatch.setattr("normalkit.data.loader.process_rank", lambda rank=rank: (rank, world))
-        shares.append([b.tolist() for b in training_loader(Indices(size), batch_size=4, epoch=2, seed=0, workers=0)])
-        scored.append([b.tolist() for b in evaluation_loader(Indices(size), batch_size=4, workers=0)])
+        shares.append([b.tolist() for b in training_loader(range(size), batch_size=4, epoch=2, seed=0, workers=0)])
+        scored.append([b.tolist() for b in evaluation_loader(range(size), batch_size=4, workers=0)])
     assert len({len(share) for share in shares}) == 1
     assert len(shares[0]) == size // 4 // world
     seen = flat(flat(shares))
@@ -59,13 +47,13 @@ def test_processes_get_different_batches_and_as_many(monkeypatch, size, world):
 @pytest.mark.parametrize(("batch_size", "length"), [(0, 5), (6, 5), (1, 0)])
 def test_a_batch_longer_than_the_data_is_refused(batch_size, length):
     with pytest.raises(ValueError, match=f"batch_size={batch_size}: wanted between 1 and {length}"):
-        training_loader(Indices(length), batch_size=batch_size, epoch=0, seed=0)
+        training_loader(range(length), batch_size=batch_size, epoch=0, seed=0)
 
 
 def test_evaluation_takes_samples_in_order_with_the_rest():
-    assert [b.tolist() for b in evaluation_loader(Indices(5), batch_size=2, workers=0)] == [[0, 1], [2, 3], [4]]
+    assert [b.tolist() for b in evaluation_loader(range(5), batch_size=2, workers=0)] == [[0, 1], [2, 3], [4]]
     with pytest.raises(ValueError, match="batch_size=0: wanted at least 1"):
-        evaluation_loader(Indices(5), batch_size=0)
+        evaluation_loader(range(5), batch_size=0)
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from normalkit.data.labeled import LabeledImages
-from normalkit.data.loader import mix_seeds, process_rank
+from normalkit.data.loader import check_batch_size, mix_seeds, process_rank
 
 __all__ = ["DeviceLoader", "Flip", "device_evaluation_loader", "device_training_loader"]
 
@@ -84,9 +84,7 @@ def device_training_loader(
     """
     rank, world = process_rank()
     size, side = len(data), min(data.images.shape[2:])
-    if not 1 <= batch_size * world <= size:
-        several = f" in {world} processes" if world > 1 else ""
-        raise ValueError(f"batch_size={batch_size}{several}: wanted between 1 and {size // world}, of {size} samples")
+    check_batch_size(batch_size, size, world)
     if not 0 <= padding < side:
         raise ValueError(f"padding={padding}: wanted 0 to {side - 1}; a reflection is smaller than the image's {side}")
     if flip not in _FLIPS:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-__all__ = ["evaluation_loader", "mix_seeds", "process_rank", "training_loader"]
+__all__ = ["check_batch_size", "evaluation_loader", "mix_seeds", "process_rank", "training_loader"]
 
 
 def training_loader(
@@ -34,9 +34,7 @@ def training_loader(
     """
     rank, world = process_rank()
     size = len(dataset)  # type: ignore[arg-type]
-    if not 1 <= batch_size * world <= size:
-        several = f" in {world} processes" if world > 1 else ""
-        raise ValueError(f"batch_size={batch_size}{several}: wanted between 1 and {size // world}, of {size} samples")
+    check_batch_size(batch_size, size, world)
     order = torch.randperm(size, generator=torch.Generator().manual_seed(mix_seeds(seed, epoch, 0))).tolist()
     every = [order[i : i + batch_size] for i in range(0, size - batch_size + 1, batch_size)]
     return DataLoader(
@@ -73,6 +71,22 @@ def evaluation_loader(dataset: Dataset[Any], *, batch_size: int = 8, workers: in
         worker_init_fn=_leave_signals,
         pin_memory=torch.cuda.is_available(),
     )
+
+
+def check_batch_size(batch_size: int, size: int, world: int) -> None:
+    """Refuse batches of which the data set has not even one for each process.
+
+    Args:
+        batch_size: Samples a batch in each process.
+        size: Samples of the data set.
+        world: Processes.
+
+    Raises:
+        ValueError: The batch size is below 1, or exceeds the process's share.
+    """
+    if not 1 <= batch_size * world <= size:
+        several = f" in {world} processes" if world > 1 else ""
+        raise ValueError(f"batch_size={batch_size}{several}: wanted between 1 and {size // world}, of {size} samples")
 
 
 def _collate(samples: list[Any]) -> Any:

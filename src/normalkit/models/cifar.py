@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ SIDE = 32
 """Of an image, pixels."""
 
 
-class Classifier(ImageModel):
+class Classifier(ImageModel, ABC):
     """A network from 32 x 32 images to class scores; subclasses add the modules and `scores`.
 
     Args:
@@ -76,6 +77,7 @@ class Classifier(ImageModel):
             self._check_single_image()
         return self.scores(self.standardize(images))
 
+    @abstractmethod
     def scores(self, images: Tensor) -> Tensor:
         """The network itself.
 
@@ -85,7 +87,6 @@ class Classifier(ImageModel):
         Returns:
             (B, num_classes) logits.
         """
-        raise NotImplementedError
 
     def _check_single_image(self) -> None:
         if any(isinstance(module, _BatchNorm) and module.training for module in self.modules()):
