@@ -89,6 +89,17 @@ def test_train_scores_every_frame_of_val(trained, recording):
     assert figures["mean"] == pytest.approx(np.concatenate(errors).mean(), abs=0.3)
 
 
+def test_train_on_all_frames_takes_the_last_epoch(recording, cache, tmp_path):
+    folder = tmp_path / "run"
+    words = ["--data", recording, "--out", folder, "--cache", cache, *TRAIN, "--holdout", "0", "--batch-size", "8"]
+    assert run("train", *words) == 0
+    best = read_config(folder / "best")
+    assert (best["epoch"], best["metrics"], best["train"]["holdout"]) == (2, {}, 0)
+    assert (folder / "best" / "model.safetensors").read_bytes() == (folder / "last" / "model.safetensors").read_bytes()
+    assert json.loads((folder / "val.json").read_text())["mean"] > 0
+    assert (folder / "curves.png").exists()
+
+
 def test_train_tells_no_one_where_it_ran(trained, recording, cache):
     for path in [*trained.rglob("*.json"), *trained.rglob("*.safetensors"), *trained.rglob("*.pt")]:
         content = path.read_bytes()
@@ -118,8 +129,8 @@ def test_train_goes_on_where_it_stopped_and_ends_the_same(trained, recording, ca
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--holdout", "8"], "holdout=8: wanted 1 to 7, as {data}/train has 8 frames"),
-        (["--holdout", "0"], "holdout=0: wanted 1 to 7"),
+        (["--holdout", "8"], "holdout=8: wanted 0 to 7, as {data}/train has 8 frames"),
+        (["--holdout", "-1"], "holdout=-1: wanted 0 to 7"),
         (["--data", "{tmp}/nowhere"], "{tmp}/nowhere: no such folder"),
         (["--data", "{tmp}/broken"], "{tmp}/broken/val"),
         (["--batch-size", "7"], "batch_size=7: wanted between 1 and 6"),

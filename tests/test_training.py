@@ -627,6 +627,19 @@ def test_the_best_is_the_lowest_or_the_highest(tmp_path, mode, best):
     assert read_config(tmp_path / "best")["epoch"] == best
 
 
+def test_without_validation_the_best_is_the_last_epoch_s(tmp_path):
+    rows = run(tmp_path / "a", validate=None)
+    assert not any("mean" in row for row in rows)
+    assert read_config(tmp_path / "a" / "best")["epoch"] == SETTINGS.epochs
+    for file in ("model.safetensors", "config.json"):
+        assert (tmp_path / "a" / "best" / file).read_bytes() == (tmp_path / "a" / "last" / file).read_bytes()
+    with pytest.raises(Interrupted):
+        run(tmp_path / "b", validate=None, loss=when(STEPS + 1, send(signal.SIGINT), plain_loss))
+    assert not (tmp_path / "b" / "best").exists()
+    run(tmp_path / "b", validate=None, resume=True)
+    assert differing(tmp_path / "a", tmp_path / "b") == []
+
+
 def test_resume_without_a_run_begins_one(tmp_path, whole_run):
     run(tmp_path / "run", resume=True)
     assert differing(tmp_path / "run", whole_run()) == []

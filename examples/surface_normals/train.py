@@ -59,7 +59,7 @@ class Config:
     batch_size: int = 8
     """Pictures a batch, in each process."""
     holdout: int = 50
-    """Frames at the end of the training data that choose the checkpoint."""
+    """Frames at the end of the training data that choose the checkpoint; with 0 it is the last epoch's."""
     resolution: int = 160
     """Pixels of the longer side that the network sees, in training and after it."""
     max_rotation: float = 20.0
@@ -80,15 +80,16 @@ def main(cfg: Config) -> None:
     root = cfg.data / "train" if (cfg.data / "train").is_dir() else cfg.data
     val = RGBDNormals(cfg.data / "val", cache=cfg.cache) if (cfg.data / "val").is_dir() else None
     count = len(RGBDNormals(root, cache=cfg.cache))
-    if not 0 < cfg.holdout < count:
-        raise ValueError(f"holdout={cfg.holdout}: wanted 1 to {count - 1}, as {root} has {count} frames")
-    kept_back = RGBDNormals(root, frames=slice(-cfg.holdout, None), cache=cfg.cache)
-    height, width = kept_back[0]["image"].shape[-2:]
+    if not 0 <= cfg.holdout < count:
+        raise ValueError(f"holdout={cfg.holdout}: wanted 0 to {count - 1}, as {root} has {count} frames")
+    first_kept = count - cfg.holdout
+    kept_back = RGBDNormals(root, frames=slice(first_kept, None), cache=cfg.cache) if cfg.holdout else None
+    untouched = RGBDNormals(root, frames=slice(first_kept), cache=cfg.cache)
+    height, width = untouched[0]["image"].shape[-2:]
     scale = cfg.resolution / max(height, width)
     size = (round(height * scale), round(width * scale))
-    frames = slice(None, -cfg.holdout)
     transform = training_transform(size, max_rotation=cfg.max_rotation, max_turn=cfg.max_turn)
-    training = RGBDNormals(root, frames=frames, cache=cfg.cache, transform=transform)
+    training = RGBDNormals(root, frames=slice(first_kept), cache=cfg.cache, transform=transform)
     model = UNetNormals(
         cfg.encoder,
         pretrained=cfg.pretrained,
@@ -97,17 +98,21 @@ def main(cfg: Config) -> None:
         decoder_channels=cfg.decoder_channels,
         resolution=cfg.resolution,
     )
-    print(f"{len(training)} frames to train on, {len(kept_back)} held out, {size[1]} x {size[0]} pixels")
+    print(f"{len(training)} frames to train on, {cfg.holdout} held out, {size[1]} x {size[0]} pixels")
     facts = {
         name: getattr(cfg, name) for name in ("alpha", "beta", "batch_size", "holdout", "max_rotation", "max_turn")
     }
+
+    def validate(net: torch.nn.Module) -> dict[str, float]:
+        return evaluate(net, evaluation_loader(kept_back, workers=cfg.workers))
+
     rows = fit(
         model,
         lambda epoch: training_loader(
             training, batch_size=cfg.batch_size, epoch=epoch, seed=cfg.settings.seed, workers=cfg.workers
         ),
         loss=normals_loss(AngularLoss(cfg.alpha, cfg.beta)),
-        validate=lambda net: evaluate(net, evaluation_loader(kept_back, workers=cfg.workers)),
+        validate=validate if cfg.holdout else None,
         folder=cfg.out,
         settings=cfg.settings,
         metadata={"data": cfg.data.resolve().name, "train": {"pretrained": Path(str(cfg.pretrained)).name, **facts}},

@@ -148,7 +148,7 @@ def fit(
     batches: Batches,
     *,
     loss: LossFunction,
-    validate: Validation,
+    validate: Validation | None,
     folder: str | os.PathLike[str],
     settings: TrainingSettings,
     monitor: str = "mean",
@@ -174,7 +174,8 @@ def fit(
             are moved to the device here.
         loss: Of the model and a batch: a dict with `loss`, a scalar to minimise, and any other scalars to
             show and log.
-        validate: Of the model to save, in eval mode: figures to log. Called in every process.
+        validate: Of the model to save, in eval mode: figures to log. Called in every process. None where no data
+            are left for it: `best/` is then the last epoch's.
         folder: Of the run; made if missing.
         settings: How to train.
         monitor: The figure of `validate` by which the best model is chosen.
@@ -375,14 +376,15 @@ class _Run:
         self._save_last()
         raise Interrupted(signals.caught or signal.SIGTERM, self.folder)
 
-    def finish_epoch(self, validate: Validation, signals: _Signals) -> None:
+    def finish_epoch(self, validate: Validation | None, signals: _Signals) -> None:
         """Validate if it is time, log, and save."""
         self._share_buffers()
         row: Figures = {"epoch": self.epoch + 1, "lr": self._learning_rate(self.steps - 1)}
         row["seconds"] = round(self.seconds, 1)
         row |= {f"train_{name}": value / self.steps for name, value in self._mean_over_processes().items()}
-        improved = False
-        if (self.epoch + 1) % self.settings.validate_every == 0 or self.epoch + 1 == self.settings.epochs:
+        last = self.epoch + 1 == self.settings.epochs
+        improved = last and validate is None
+        if validate is not None and (last or (self.epoch + 1) % self.settings.validate_every == 0):
             self.figures = self._validate(validate, signals)
             score = self.sign * self.figures[self.monitor]
             improved = score < self.best
