@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import signal
 from pathlib import Path
 
@@ -194,3 +195,106 @@ def test_demo_draws_trains_scores_and_keeps_what_is_there(tmp_path, capsys):
     assert (out / "best" / "model.safetensors").stat().st_mtime_ns == before
     assert run("demo", *words, "--epochs", "2") == 1
     assert "has epochs=1, this one 2; use the same, or another folder" in capsys.readouterr().err
+
+
+def test_visualize_draws_photos_and_reports_on_frames(trained, recording, tmp_path, capsys):
+    photos, out = tmp_path / "photos", tmp_path / "pictures"
+    photos.mkdir()
+    for number, frame in enumerate(sorted((recording / "val").glob("*.color.jpg"))[:2]):
+        Image.open(frame).rotate(90 * number, expand=True).save(photos / f"{number}.jpg")
+    (photos / "text.jpg").write_text("not a picture")
+    words = ("--checkpoint", trained / "best", "--out", out, "--workers", "0", "--count", "2")
+    assert run("visualize", *words, "--photos", photos, "--data", recording / "val") == 1
+    assert f"{photos / 'text.jpg'}" in capsys.readouterr().out
+    figures = [f"{name}.{kind}" for name in ("best", "curves", "frames", "photos", "worst") for kind in ("pdf", "png")]
+    assert names(out) == sorted([*figures, "errors.csv", "report.md"])
+    rows = rows_of(out / "errors.csv")
+    assert [row["name"] for row in rows] == [RGBDNormals(recording / "val")[i]["name"] for i in range(3)]
+    # Pooled over frames of as many valid pixels, or nearly.
+    mean = json.loads((trained / "val.json").read_text())["mean"]
+    assert np.mean([float(row["mean"]) for row in rows]) == pytest.approx(mean, rel=0.1)
+    text = (out / "report.md").read_text()
+    assert f"| all | {mean:.2f} |" in text
+    assert "| config.encoder | `test_resnet` |" in text
+    assert all((out / name).is_file() for name in re.findall(r"\]\((\S+)\)", text))
+
+
+def test_visualize_says_what_it_wants(trained, recording, tmp_path, capsys):
+    words = ("--checkpoint", trained / "best", "--out", tmp_path / "out")
+    assert run("visualize", *words) == 1
+    assert "nothing to draw: give --photos, --data or both" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert run("visualize", *words, "--photos", tmp_path / "empty") == 1
+    assert f"{tmp_path / 'empty'}: no pictures in this folder" in capsys.readouterr().err
+    assert run("visualize", *words, "--data", recording / "val", "--count", "0") == 1
+    assert "--count 0: wanted at least 1" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def study(recording, cache, tmp_path):
+    """Runs a study on next to nothing, its tables under `results`."""
+    words = ["--data", recording, "--cache", cache, "--results", tmp_path / "results", "--runs", tmp_path / "runs"]
+    words += [*TINY, *TRAIN[len(TINY) :]]
+    words[words.index("--settings.epochs") + 1] = "1"
+    return lambda name, *more: run("ablate", "--study", name, *words, *more)
+
+
+def rows_of(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_study_has_rows_of_val_and_of_the_held_out_frames(study, recording, tmp_path, capsys):
+    assert study("skips", "--variants", "without skip 4", "none") == 0
+    rows = rows_of(tmp_path / "results" / "skips-test_resnet.csv")
+    assert [row["variant"] for row in rows] == ["without skip 4", "none"]
+    for row, skips in zip(rows, ([1, 2, 3], []), strict=True):
+        best = next(path for path in tmp_path.rglob("best") if read_config(path)["config"]["skips"] == skips)
+        facts = read_config(best)
+        assert (facts["train"]["alpha"], facts["train"]["beta"], facts["settings"]["clip"]) == (5, 5, 0)
+        assert float(row["held_out_mean"]) == facts["metrics"]["mean"]
+        assert run("evaluate", "--checkpoint", best, "--data", recording / "val", "--out", tmp_path / "f.json") == 0
+        assert float(row["mean"]) == pytest.approx(json.loads((tmp_path / "f.json").read_text())["mean"], abs=1e-4)
+    capsys.readouterr()
+    assert study("skips", "--variants", "none") == 0
+    assert capsys.readouterr().out.count("finished earlier") == 1
+    lines = (tmp_path / "results" / "skips-test_resnet.md").read_text().splitlines()
+    assert len(lines) == 2 + 5
+    assert [line.split("|")[3].strip() for line in lines[2:]] == ["38.00", "37.40", "38.10", "35.90", "-"]
+    assert (tmp_path / "results" / "skips-test_resnet.png").stat().st_size > 1000
+
+
+def test_studies_share_the_network_that_both_have(study, tmp_path):
+    assert study("skips", "--variants", "all four", "--seeds", "1") == 0
+    assert study("loss-weights", "--variants", "(5, 5)", "(0.5, 1.5)", "--seeds", "1") == 0
+    other, shared = rows_of(tmp_path / "results" / "loss-weights-test_resnet.csv")
+    (first,) = rows_of(tmp_path / "results" / "skips-test_resnet.csv")
+    assert {**first, "variant": "(5, 5)"} == shared
+    assert other["mean"] != shared["mean"]
+    assert len(list((tmp_path / "runs").iterdir())) == 2
+
+
+def test_a_study_of_costs(study, tmp_path):
+    assert study("upsampling", "--variants", "bilinear head", "U-Net, output stride 8", "DeepLabV3+") == 0
+    rows = rows_of(tmp_path / "results" / "upsampling-test_resnet.csv")
+    for row in rows:
+        (best,) = (path / "best" for path in (tmp_path / "runs").iterdir() if slug(row["variant"]) in path.name)
+        count = sum(parameter.numel() for parameter in load_model(best).parameters())
+        assert float(row["parameters"]) == pytest.approx(count / 1e6)
+        assert 0 < float(row["milliseconds"]) < 60_000
+        # A step keeps at least its images and its answer.
+        assert float(row["megabytes"]) > 0.1
+
+
+def slug(name):
+    return re.sub(r"\W+", "-", f"{name} ")
+
+
+def test_a_study_refuses_what_it_has_not(study, recording, tmp_path, capsys):
+    assert study("skips", "--variants", "all") == 1
+    assert "--variants: no all; wanted some of all four; without skip 1" in capsys.readouterr().err
+    assert study("skips", "--data", recording / "train") == 1
+    assert f"{recording / 'train' / 'val'}: missing" in capsys.readouterr().err
+    assert study("skips", "--encoder", "no_such", "--variants", "none") == 1
+    assert "1 of 1 runs failed" in capsys.readouterr().err

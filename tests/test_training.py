@@ -428,7 +428,7 @@ def test_an_interrupted_validation_is_left_at_once_and_done_again(tmp_path, whol
 
 def test_an_interrupt_while_saving_stops_after_it(tmp_path, whole_run, monkeypatch):
     saved = when(3, send(signal.SIGINT), checkpoint.write_model)  # after the trial at the start, and `best`
-    monkeypatch.setattr("normalkit.training.write_model", saved)
+    monkeypatch.setattr("normalkit.training.loop.write_model", saved)
     with pytest.raises(Interrupted):
         run(tmp_path)
     assert state_of(tmp_path)["epoch"] == 1

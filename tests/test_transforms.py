@@ -528,12 +528,36 @@ def test_the_turned_camera_sees_the_scene(angles):
     assert 1 < max(turns) <= math.hypot(*angles.values()) + 0.1
 
 
+def test_a_zoom_is_what_the_intrinsics_say():
+    torch.manual_seed(3)
+    focal = []
+    for _ in range(20):
+        rays, sample, moved = rotated_scene(pan=8, roll=8, zoom=1.6)
+        old, new = (x["intrinsics"].as_subclass(torch.Tensor) for x in (sample, moved))
+        factor = float(new[0, 0] / old[0, 0])
+        torch.testing.assert_close(
+            new,
+            torch.diag(torch.tensor([factor, factor, 1.0])) @ old
+            + (1 - factor) * (torch.tensor([[0, 0, 1.0], [0, 0, 1], [0, 0, 0]]) * old),
+        )
+        focal.append(factor)
+        y, x = torch.meshgrid(*(torch.arange(n, dtype=torch.float32) for n in rays.shape[1:]), indexing="ij")
+        seen = torch.linalg.solve(new, torch.stack([x, y, torch.ones_like(x)]).flatten(1)).view_as(rays)
+        valid = moved["normals"].mask
+        error = angular_error(moved["normals"].as_subclass(torch.Tensor), -seen, dim=0)[valid]
+        assert error.max() < math.degrees(math.hypot(0.5 / 60, 0.5 / 62))
+    assert 1 <= min(focal) < 1.15
+    assert 1.4 < max(focal) <= 1.6
+
+
 def test_every_part_of_a_turned_sample_is_cut_alike():
     torch.manual_seed(2)
     _, sample, moved = rotated_scene(pan=15, tilt=10, roll=10)
     assert torch.equal(moved["mask"], moved["normals"].mask)
     assert (moved["image"].sum(0)[~moved["mask"]] < 3).all()
-    assert torch.equal(moved["intrinsics"], sample["intrinsics"])
+    torch.testing.assert_close(
+        moved["intrinsics"].as_subclass(torch.Tensor), sample["intrinsics"].as_subclass(torch.Tensor)
+    )
     assert [type(x) for x in moved.values()] == [Image, SurfaceNormals, Mask, Intrinsics]
 
 
@@ -570,7 +594,7 @@ def test_a_camera_that_is_not_known_cannot_be_turned(sample, message):
         RandomCameraRotation(pan=3)(sample)
 
 
-@pytest.mark.parametrize("angles", [{"pan": -1}, {"tilt": 46}, {"roll": math.nan}])
-def test_angles_out_of_range_are_named(angles):
-    with pytest.raises(ValueError, match=f"{next(iter(angles))}=.*: wanted degrees"):
-        RandomCameraRotation(**angles)
+@pytest.mark.parametrize("options", [{"pan": -1}, {"tilt": 46}, {"roll": math.nan}, {"zoom": 0.9}, {"zoom": math.inf}])
+def test_options_out_of_range_are_named(options):
+    with pytest.raises(ValueError, match=f"{next(iter(options))}=.*: wanted (degrees|a factor)"):
+        RandomCameraRotation(**options)

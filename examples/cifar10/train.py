@@ -38,26 +38,30 @@ class Recipe:
     label_smoothing: float
 
 
-# Chosen on the validation images; docs/results/cifar10.md has the figures of both.
+MODERN = TrainingSettings(
+    epochs=30, optimizer="sgd", lr=0.1, schedule="linear", weight_decay=5e-4, warmup=0.2, clip=0, ema=0.99
+)
+PLAIN = Recipe(
+    TrainingSettings(epochs=30, optimizer="sgd", lr=0.01, schedule="constant", weight_decay=0, warmup=0, clip=0, ema=0),
+    batch_size=128,
+    padding=0,
+    flip="none",
+    label_smoothing=0.0,
+)
+# By recipe and network. The small one learns more from pictures that are moved less, and a processor convolves its few
+# channels faster where they come first.
 RECIPES = {
-    "modern": Recipe(
-        TrainingSettings(
-            epochs=30, optimizer="sgd", lr=0.1, schedule="linear", weight_decay=5e-4, warmup=0.2, clip=0, ema=0.995
+    "modern": {
+        "base": Recipe(
+            dataclasses.replace(MODERN, channels_last=False),
+            batch_size=128,
+            padding=1,
+            flip="alternating",
+            label_smoothing=0.0,
         ),
-        batch_size=128,
-        padding=2,
-        flip="alternating",
-        label_smoothing=0.0,
-    ),
-    "report": Recipe(
-        TrainingSettings(
-            epochs=30, optimizer="sgd", lr=0.01, schedule="constant", weight_decay=0, warmup=0, clip=0, ema=0
-        ),
-        batch_size=128,
-        padding=0,
-        flip="none",
-        label_smoothing=0.0,
-    ),
+        "improved": Recipe(MODERN, batch_size=128, padding=2, flip="alternating", label_smoothing=0.0),
+    },
+    "report": {"base": PLAIN, "improved": PLAIN},
 }
 
 
@@ -125,7 +129,7 @@ def read_data(cfg: Config) -> tuple[LabeledImages, LabeledImages]:
 
 def recipe_of(cfg: Config) -> Recipe:
     """The recipe with what the command line changes."""
-    recipe = RECIPES[cfg.recipe]
+    recipe = RECIPES[cfg.recipe][cfg.net]
     changes = {name: value for name in ("epochs", "lr") if (value := getattr(cfg, name)) is not None}
     settings = dataclasses.replace(recipe.settings, **changes)
     return dataclasses.replace(recipe, settings=settings, batch_size=cfg.batch_size or recipe.batch_size)

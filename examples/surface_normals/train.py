@@ -9,17 +9,19 @@ the data has a `val` folder, `val.json` and `val.png`. Several processes: `accel
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
-from normalkit import AngularLoss, RGBDNormals, UNetNormals, load_model
+from normalkit import AngularLoss, BilinearNormals, RGBDNormals, SMPNormals, UNetNormals, load_model
 from normalkit.cli import run_script
 from normalkit.data import evaluation_loader, training_loader
 from normalkit.files import atomic_file
+from normalkit.models import NormalEstimator
 from normalkit.training import (
     TrainingSettings,
     evaluate,
@@ -27,6 +29,7 @@ from normalkit.training import (
     format_figures,
     is_main_process,
     normals_loss,
+    training_device,
 )
 from normalkit.transforms import training_transform
 from normalkit.visualize import comparison_grid, save_figure, training_curves
@@ -42,6 +45,10 @@ class Config:
     """Folder of the run."""
     resume: bool = False
     """Go on with the run in that folder."""
+    net: Literal["unet", "bilinear", "smp"] = "unet"
+    """A U-Net, the report's bilinear head, or an architecture of segmentation_models.pytorch."""
+    arch: str = "DeepLabV3Plus"
+    """That architecture."""
     encoder: str = "tf_efficientnet_lite0"
     """Any timm encoder."""
     pretrained: bool | str = True
@@ -52,6 +59,8 @@ class Config:
     """Encoder levels that reach the decoder; all by default."""
     decoder_channels: tuple[int, ...] = (128, 64, 32, 16, 16)
     """Widths of the decoder, deepest first."""
+    output_stride: Literal[32, 16, 8] = 32
+    """Below 32 the encoder is dilated (atrous convolution)."""
     alpha: float = 1.0
     """Weight of L1 in the loss."""
     beta: float = 0.25
@@ -74,71 +83,114 @@ class Config:
     """Folder for the normals computed from depth; by default under the user's cache folder."""
 
 
+@dataclass(frozen=True)
+class Frames:
+    """What a recording is used for."""
+
+    training: RGBDNormals
+    held_out: RGBDNormals | None
+    val: RGBDNormals | None
+
+
 def main(cfg: Config) -> None:
     """Train, score and draw."""
-    torch.manual_seed(cfg.settings.seed)
+    frames = read_frames(cfg)
+    train(cfg, frames)
+    if frames.val is not None:
+        figures = score(cfg, frames.val)
+        if is_main_process():
+            print(f"val: {format_figures(figures)}")
+
+
+def read_frames(cfg: Config) -> Frames:
+    """The frames to train on, at the network's size, and those that choose the checkpoint and score it."""
     root = cfg.data / "train" if (cfg.data / "train").is_dir() else cfg.data
     val = RGBDNormals(cfg.data / "val", cache=cfg.cache) if (cfg.data / "val").is_dir() else None
-    count = len(RGBDNormals(root, cache=cfg.cache))
-    if not 0 <= cfg.holdout < count:
-        raise ValueError(f"holdout={cfg.holdout}: wanted 0 to {count - 1}, as {root} has {count} frames")
-    first_kept = count - cfg.holdout
-    kept_back = RGBDNormals(root, frames=slice(first_kept, None), cache=cfg.cache) if cfg.holdout else None
-    untouched = RGBDNormals(root, frames=slice(first_kept), cache=cfg.cache)
-    height, width = untouched[0]["image"].shape[-2:]
+    plain = RGBDNormals(root, cache=cfg.cache)
+    if not 0 <= cfg.holdout < len(plain):
+        raise ValueError(f"holdout={cfg.holdout}: wanted 0 to {len(plain) - 1}, as {root} has {len(plain)} frames")
+    height, width = plain[0]["image"].shape[-2:]
     scale = cfg.resolution / max(height, width)
     size = (round(height * scale), round(width * scale))
     transform = training_transform(size, max_rotation=cfg.max_rotation, max_turn=cfg.max_turn)
-    training = RGBDNormals(root, frames=slice(first_kept), cache=cfg.cache, transform=transform)
-    model = UNetNormals(
-        cfg.encoder,
-        pretrained=cfg.pretrained,
-        upsample=cfg.upsample,
-        skips=cfg.skips,
-        decoder_channels=cfg.decoder_channels,
-        resolution=cfg.resolution,
-    )
+    first = len(plain) - cfg.holdout
+    training = RGBDNormals(root, frames=slice(first), cache=cfg.cache, transform=transform)
+    held_out = RGBDNormals(root, frames=slice(first, None), cache=cfg.cache) if cfg.holdout else None
     print(f"{len(training)} frames to train on, {cfg.holdout} held out, {size[1]} x {size[0]} pixels")
-    facts = {
-        name: getattr(cfg, name) for name in ("alpha", "beta", "batch_size", "holdout", "max_rotation", "max_turn")
-    }
+    return Frames(training, held_out, val)
+
+
+def make_model(cfg: Config) -> NormalEstimator:
+    """The network; what the encoder's weights leave open is drawn from torch's generator."""
+    shared: dict[str, Any] = {"encoder": cfg.encoder, "pretrained": cfg.pretrained, "resolution": cfg.resolution}
+    if cfg.net == "bilinear":
+        return BilinearNormals(output_stride=cfg.output_stride, **shared)
+    if cfg.net == "unet":
+        return UNetNormals(
+            upsample=cfg.upsample,
+            skips=cfg.skips,
+            decoder_channels=cfg.decoder_channels,
+            output_stride=cfg.output_stride,
+            **shared,
+        )
+    return SMPNormals(cfg.arch, **{**shared, "encoder": f"tu-{cfg.encoder}"})
+
+
+def describe(cfg: Config) -> dict[str, Any]:
+    """What identifies a run but for its seed; of files, the names alone."""
+    facts = dataclasses.asdict(cfg)
+    for name in ("out", "resume", "workers", "cache"):
+        del facts[name]
+    facts["settings"].pop("seed")
+    return {**facts, "data": cfg.data.resolve().name, "pretrained": _name(cfg.pretrained)}
+
+
+def _name(pretrained: bool | str) -> bool | str:
+    return pretrained if isinstance(pretrained, bool) else Path(pretrained).name
+
+
+def train(cfg: Config, frames: Frames) -> float:
+    """One run, into its folder; the seconds that its steps took."""
+    torch.manual_seed(cfg.settings.seed)
+    model = make_model(cfg)
 
     def validate(net: torch.nn.Module) -> dict[str, float]:
-        return evaluate(net, evaluation_loader(kept_back, workers=cfg.workers))
+        return evaluate(net, evaluation_loader(frames.held_out, workers=cfg.workers))
 
+    facts = describe(cfg)
+    del facts["settings"]
     rows = fit(
         model,
         lambda epoch: training_loader(
-            training, batch_size=cfg.batch_size, epoch=epoch, seed=cfg.settings.seed, workers=cfg.workers
+            frames.training, batch_size=cfg.batch_size, epoch=epoch, seed=cfg.settings.seed, workers=cfg.workers
         ),
         loss=normals_loss(AngularLoss(cfg.alpha, cfg.beta)),
-        validate=validate if cfg.holdout else None,
+        validate=validate if frames.held_out else None,
         folder=cfg.out,
         settings=cfg.settings,
-        metadata={"data": cfg.data.resolve().name, "train": {"pretrained": Path(str(cfg.pretrained)).name, **facts}},
+        metadata={"data": facts.pop("data"), "train": facts},
         resume=cfg.resume,
     )
     if is_main_process():
         save_figure(training_curves(rows), cfg.out / "curves.png")
-    if val is not None:
-        score(cfg, val)
+    return rows[-1]["seconds"]
 
 
-def score(cfg: Config, val: RGBDNormals) -> None:
-    """The best checkpoint's figures on `val`, and a picture of five of its frames."""
-    model = load_model(cfg.out / "best")
+def score(cfg: Config, val: RGBDNormals) -> dict[str, float]:
+    """The best checkpoint's figures on `val`, in a file too, beside a picture of five of its frames."""
+    model = load_model(cfg.out / "best", device=training_device())
     figures = evaluate(model, evaluation_loader(val, workers=cfg.workers))
     if not is_main_process():
-        return
-    print(f"val: {format_figures(figures)}")
+        return figures
     with atomic_file(cfg.out / "val.json") as path:
         path.write_text(json.dumps(figures, indent=2) + "\n")
     samples = [val[i] for i in range(0, len(val), max(len(val) // 5, 1))][:5]
     images, normals, masks = (torch.stack([s[k] for s in samples]) for k in ("image", "normals", "mask"))
     with torch.inference_mode():
-        predictions = model(images)
+        predictions = model(images.to(training_device())).cpu()
     grid = comparison_grid(images, predictions, normals, masks, names=[s["name"] for s in samples])
     save_figure(grid, cfg.out / "val.png")
+    return figures
 
 
 if __name__ == "__main__":

@@ -352,19 +352,21 @@ class _RequireNormals(v2.Transform):
 
 
 class RandomCameraRotation(v2.Transform):
-    """Pan, tilt and roll the camera about its centre, by random angles.
+    """Pan, tilt and roll the camera about its centre, and zoom in, at random.
 
-    The new picture is one that the same camera takes of the same scene, whatever the depth; what it does not show of
-    it is black in the picture, and invalid in the normals. Beside `Image`, `Mask` and `SurfaceNormals` it takes, and
-    needs, the `Intrinsics`, which stay as they are.
+    The new picture is one that the camera takes of the same scene, whatever the depth; what the old one does not show
+    of it is black in the picture, and invalid in the normals. Beside `Image`, `Mask` and `SurfaceNormals` it takes,
+    and needs, the `Intrinsics`; the zoom lengthens their focal lengths.
 
     Args:
         pan: Largest turn to the left or right, degrees.
         tilt: Largest turn up or down, degrees.
         roll: Largest turn of the picture either way, degrees.
+        zoom: Largest factor of the focal length; 1 for none. Its logarithm is uniform from 0 up.
 
     Raises:
-        ValueError: An angle is not in [0, 45]. From the transform: the sample has no intrinsics, or unknown ones.
+        ValueError: An angle is not in [0, 45], or `zoom` is below 1. From the transform: the sample has no
+            intrinsics, or unknown ones.
 
     Examples:
         >>> from torchvision.tv_tensors import Image
@@ -374,12 +376,14 @@ class RandomCameraRotation(v2.Transform):
         torch.Size([3, 48, 64])
     """
 
-    def __init__(self, *, pan: float = 0.0, tilt: float = 0.0, roll: float = 0.0) -> None:
+    def __init__(self, *, pan: float = 0.0, tilt: float = 0.0, roll: float = 0.0, zoom: float = 1.0) -> None:
         super().__init__()
         for name, angle in (("pan", pan), ("tilt", tilt), ("roll", roll)):
             if not 0 <= angle <= 45:
                 raise ValueError(f"{name}={angle}: wanted degrees in [0, 45]")
-        self.pan, self.tilt, self.roll = pan, tilt, roll
+        if not 1 <= zoom < math.inf:
+            raise ValueError(f"zoom={zoom}: wanted a factor of at least 1")
+        self.pan, self.tilt, self.roll, self.zoom = pan, tilt, roll, zoom
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """Draw the angles; see `torchvision.transforms.v2.Transform`."""
@@ -396,7 +400,10 @@ class RandomCameraRotation(v2.Transform):
         roll = _matrix((cr, -sr, 0), (sr, cr, 0), (0, 0, 1))
         turn = roll @ tilt @ pan
         matrix = camera.as_subclass(Tensor).double().cpu()
-        return {"motion": Motion(matrix @ turn @ torch.linalg.inv(matrix), turn, camera.canvas_size)}
+        zoomed = matrix.clone()
+        if self.zoom > 1:
+            zoomed[:2, :2] *= self.zoom ** torch.rand((), dtype=torch.float64)
+        return {"motion": Motion(zoomed @ turn @ torch.linalg.inv(matrix), turn, camera.canvas_size)}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Turn one part of the sample."""
@@ -404,7 +411,7 @@ class RandomCameraRotation(v2.Transform):
         if isinstance(inpt, SurfaceNormals):
             return _move_normals(inpt, motion=lambda canvas: motion)
         if isinstance(inpt, Intrinsics):
-            return inpt
+            return _move_intrinsics(inpt, motion=lambda canvas: motion)
         # torchvision counts pixels from the corner of the picture, and wants the way back.
         half = _scale_and_shift(1, 0.5, 1, 0.5)
         back = half @ torch.linalg.inv(half @ motion.pixels)
@@ -423,7 +430,7 @@ def training_transform(
 ) -> v2.Compose:
     """Random view and colours for training: camera rotation, crop, flip, colour jitter.
 
-    Every part is torchvision's own; the vectors and the intrinsics follow because they are tv_tensors.
+    The vectors and the intrinsics follow because they are tv_tensors.
 
     Args:
         size: (height, width) of the result; the crop keeps its aspect ratio, so that pixels stay square.

@@ -1,12 +1,8 @@
-"""The one training loop: any model, any batches, any loss; Accelerate for devices, processes and precision.
-
-A run lives in one folder: `config.json`, `metrics.csv`, `tensorboard/`, and the checkpoints `best/` and
-`last/`, each a model that `load_model` reads. `last/` also holds what `resume` needs to go on as if nothing
-had happened.
-"""
+"""The loop itself, and the folder of a run."""
 
 from __future__ import annotations
 
+import copy
 import csv
 import dataclasses
 import io
@@ -18,51 +14,30 @@ import pickle
 import random
 import signal
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
-from torchmetrics import MeanMetric
 
-from normalkit.data.loader import mix_seeds, process_rank
+from normalkit.data.loader import mix_seeds
 from normalkit.files import atomic_file, atomic_folder, check_writable, recover_folder
-from normalkit.geometry import angular_error, valid_normals
-from normalkit.inference import device_of, evaluation_mode, predict_batch
-from normalkit.losses import AngularLoss, angular_loss_terms
-from normalkit.metrics import Reduction, SurfaceNormalMetrics
 from normalkit.models.checkpoint import write_model
+from normalkit.training.devices import has_bfloat16, sum_dtype, to_device
+from normalkit.training.evaluation import format_figures
+from normalkit.training.settings import TrainingSettings
+from normalkit.training.signals import Interrupted, Signals
+from normalkit.training.types import Batch, Batches, Figures, LossFunction, Validation
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch.utils.tensorboard import SummaryWriter
 
-__all__ = [
-    "Interrupted",
-    "TrainingSettings",
-    "evaluate",
-    "fit",
-    "format_figures",
-    "has_bfloat16",
-    "is_main_process",
-    "normals_loss",
-    "read_rows",
-    "training_device",
-]
-
-Batch = Mapping[str, Any]
-Batches = Callable[[int], Iterable[Batch]]
-LossFunction = Callable[[nn.Module, Batch], Mapping[str, Tensor]]
-Figures = dict[str, float]
-Validation = Callable[[nn.Module], Mapping[str, float]]
-Tensors = tuple[Tensor, ...] | list[Tensor]
+__all__ = ["dotted", "fit", "read_rows"]
 
 CONFIG_FILE = "config.json"
 ROWS_FILE = "metrics.csv"
@@ -71,76 +46,6 @@ PROGRESS_EVERY = 10
 """Steps between readings of the loss, each of which waits for the device."""
 OWN_FACTS = ("settings", "epoch", "metrics")
 """What `fit` adds to a checkpoint's metadata."""
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainingSettings:
-    """How to train; saved with the run, and compared when it is resumed.
-
-    Attributes:
-        epochs: Passes over the training data.
-        lr: Peak learning rate, after a linear warm-up.
-        optimizer: "adamw"; or "sgd", with Nesterov momentum and a weight decay that is part of the gradient.
-        momentum: SGD's; AdamW's first one is 0.9.
-        schedule: Of the learning rate after the warm-up: "cosine" or "linear" down to 0, or "constant".
-        weight_decay: On weights only, not on biases and norms.
-        warmup: Share of all steps in the warm-up.
-        clip: Largest norm of the gradient; 0 for no clipping.
-        ema: Decay of the moving average of the weights, which is what is validated and saved; 0 for none.
-        precision: "no" is float32; "auto" is bfloat16 where the hardware has it, else float32.
-        channels_last: Whether to lay images out with channels last, which convolutions prefer.
-        validate_every: Epochs between validations; the last epoch is always validated.
-        seed: Of weights drawn here, data order and augmentation.
-    """
-
-    epochs: int = 30
-    lr: float = 1e-3
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    momentum: float = 0.9
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    weight_decay: float = 0.05
-    warmup: float = 0.1
-    clip: float = 1.0
-    ema: float = 0.998
-    precision: str = "auto"
-    channels_last: bool = True
-    validate_every: int = 1
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse settings that cannot work.
-
-        Raises:
-            ValueError: A field is out of range; the message names it.
-        """
-        for field, good, wanted in [
-            ("epochs", self.epochs >= 1, "at least 1"),
-            ("lr", 0 < self.lr < math.inf, "a positive rate"),
-            ("optimizer", self.optimizer in {"adamw", "sgd"}, "adamw or sgd"),
-            ("momentum", 0 <= self.momentum < 1, "a share in [0, 1)"),
-            ("schedule", self.schedule in {"cosine", "linear", "constant"}, "cosine, linear or constant"),
-            ("weight_decay", 0 <= self.weight_decay < math.inf, "at least 0"),
-            ("warmup", 0 <= self.warmup < 1, "a share in [0, 1)"),
-            ("clip", 0 <= self.clip < math.inf, "at least 0"),
-            ("ema", 0 <= self.ema < 1, "a decay in [0, 1)"),
-            ("precision", self.precision in {"auto", "no", "bf16", "fp16"}, "auto, no, bf16 or fp16"),
-            ("validate_every", self.validate_every >= 1, "at least 1"),
-            ("seed", self.seed >= 0, "at least 0"),
-        ]:
-            if not good:
-                raise ValueError(f"{field}={getattr(self, field)!r}: wanted {wanted}")
-
-
-class Interrupted(RuntimeError):
-    """The run was asked to stop, and has saved its state. No error, so its name does not end in one.
-
-    Attributes:
-        exit_code: What a program should exit with: 128 plus the signal's number.
-    """
-
-    def __init__(self, signum: int, folder: Path) -> None:
-        super().__init__(f"stopped by {signal.Signals(signum).name}; go on with --resume ({folder / 'last'} is saved)")
-        self.exit_code = 128 + signum
 
 
 def fit(
@@ -201,7 +106,7 @@ def fit(
         raise ValueError(f"mode={mode!r}: wanted 'min' or 'max'")
     run = _Run(model, Path(folder), settings, (monitor, 1 if mode == "min" else -1), dict(metadata or {}))
     run.start(steps=_length(batches(0)), resume=resume)
-    with closing(run), _Signals() as signals:
+    with closing(run), Signals() as signals:
         for _ in range(run.epoch, settings.epochs):
             run.train_epoch(batches, loss, signals)
             run.finish_epoch(validate, signals)
@@ -237,7 +142,7 @@ class _Run:
         self.layout = torch.channels_last if settings.channels_last else torch.contiguous_format
         self.model = model.to(self.accelerator.device).to(memory_format=self.layout)
         self.optimizer = _optimizer(self.model, settings)
-        self.average = _moving_average(self.model, settings.ema) if settings.ema else None
+        self.average = _MovingAverage(self.model, settings.ema) if settings.ema else None
         self.epoch, self.step, self.sums = 0, 0, dict[str, float]()
         self.rows: list[Figures] = []
         self.figures: Figures = {}
@@ -265,7 +170,7 @@ class _Run:
         if self.log is not None:
             self.log.close()
 
-    def train_epoch(self, batches: Batches, loss: LossFunction, signals: _Signals) -> None:
+    def train_epoch(self, batches: Batches, loss: LossFunction, signals: Signals) -> None:
         """What is left of an epoch's pass over the data."""
         if self.step == self.steps:  # It was stopped in its validation.
             return
@@ -314,13 +219,17 @@ class _Run:
     def _seed(self, moment: int) -> None:
         """Seed the global generators for a moment of this epoch."""
         seed = mix_seeds(self.settings.seed, self.epoch, 1 + self.accelerator.process_index, 1 + moment)
-        torch.manual_seed(seed)
+        if self.accelerator.device.type == "cpu":
+            # `torch.manual_seed` takes a millisecond more, for the stack trace that it keeps for GPUs not in use.
+            torch.default_generator.manual_seed(seed)
+        else:
+            torch.manual_seed(seed)
         random.seed(seed)
         np.random.seed(seed % 2**32)
 
     def _train_step(self, batch: Batch, loss: LossFunction) -> tuple[dict[str, Tensor], Tensor]:
         """The loss's values, and the norm of its gradient."""
-        batch = _to_device(batch, self.accelerator.device, self.layout)
+        batch = to_device(batch, self.accelerator.device, self.layout)
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate(self.step)
         with self.accelerator.autocast():
@@ -330,7 +239,7 @@ class _Run:
         self.stepper.step()
         self.stepper.zero_grad()
         if self.average is not None:
-            self.average.update_parameters(self.model)
+            self.average.update()
         return {name: value.detach() for name, value in values.items()}, norm
 
     def _learning_rate(self, step: int) -> float:
@@ -362,7 +271,7 @@ class _Run:
                 )
         bar.set_postfix({name: f"{value / max(self.step, 1):.3f}" for name, value in self.sums.items()}, refresh=False)
 
-    def _must_stop(self, signals: _Signals) -> bool:
+    def _must_stop(self, signals: Signals) -> bool:
         """Whether any process was asked to stop; all find out at the same step."""
         if self.accelerator.num_processes == 1:
             return signals.caught is not None
@@ -372,11 +281,11 @@ class _Run:
             self.accelerator.set_trigger()
         return bool(self.accelerator.check_trigger())
 
-    def _stop(self, signals: _Signals) -> NoReturn:
+    def _stop(self, signals: Signals) -> NoReturn:
         self._save_last()
         raise Interrupted(signals.caught or signal.SIGTERM, self.folder)
 
-    def finish_epoch(self, validate: Validation | None, signals: _Signals) -> None:
+    def finish_epoch(self, validate: Validation | None, signals: Signals) -> None:
         """Validate if it is time, log, and save."""
         self._share_buffers()
         row: Figures = {"epoch": self.epoch + 1, "lr": self._learning_rate(self.steps - 1)}
@@ -400,7 +309,7 @@ class _Run:
         if self._must_stop(signals):
             raise Interrupted(signals.caught or signal.SIGTERM, self.folder)
 
-    def _validate(self, validate: Validation, signals: _Signals) -> Figures:
+    def _validate(self, validate: Validation, signals: Signals) -> Figures:
         self._seed(1 + self.steps)
         try:
             # In several processes one that left alone would keep the others waiting.
@@ -438,7 +347,7 @@ class _Run:
         if self.accelerator.num_processes == 1:
             return dict(self.sums)
         device = self.accelerator.device
-        sums = torch.tensor(list(self.sums.values()), device=device, dtype=_sum_dtype(device))
+        sums = torch.tensor(list(self.sums.values()), device=device, dtype=sum_dtype(device))
         return dict(zip(self.sums, self.accelerator.reduce(sums, "mean").tolist(), strict=True))
 
     def _model_to_save(self) -> nn.Module:
@@ -558,147 +467,6 @@ class _Run:
         )
 
 
-class _Signals:
-    """Notes the first Ctrl-C or SIGTERM, for the run to stop where its state is whole; a second stops at once.
-
-    Attributes:
-        caught: The first signal's number, or None.
-    """
-
-    def __init__(self) -> None:
-        self.caught: int | None = None
-        self._now = False
-        self._process = os.getpid()
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> Self:
-        """Take the signals over."""
-        # Signals are the main thread's; in another, as in some notebooks, they stay as they are.
-        if threading.current_thread() is threading.main_thread():
-            for signum in (signal.SIGINT, signal.SIGTERM):
-                # One that is ignored, as in a job put in the background, is ignored on purpose.
-                if signal.getsignal(signum) not in (signal.SIG_IGN, None):
-                    self._previous[signum] = signal.signal(signum, self._handle)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Give the signals back."""
-        for signum, handler in self._previous.items():
-            signal.signal(signum, handler)
-
-    def _handle(self, signum: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._process:  # A loader's worker, which the run itself ends.
-            return
-        if self.caught is not None:
-            raise KeyboardInterrupt
-        self.caught = signum
-        if self._now:
-            raise KeyboardInterrupt
-        # Not `print`, which must not be entered twice.
-        os.write(2, b"\nstopping after this step; again to stop at once\n")
-
-    @contextmanager
-    def at_once(self, now: bool) -> Iterator[None]:
-        """Whether the first signal, too, raises KeyboardInterrupt within the block."""
-        self._now = now
-        try:
-            if now and self.caught is not None:
-                raise KeyboardInterrupt
-            yield
-        finally:
-            self._now = False
-
-
-def normals_loss(criterion: AngularLoss) -> LossFunction:
-    """The loss of a normals network on a sample batch, with the mean angular error to show.
-
-    Args:
-        criterion: Of prediction, normals and mask.
-
-    Returns:
-        A function for `fit`; its dict has `loss` and `mean`, degrees.
-    """
-
-    def loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        prediction = model(batch["image"])
-        value = criterion(prediction, batch["normals"], batch.get("mask"))
-        return {"loss": value, "mean": _mean_error(prediction.detach(), batch["normals"], batch.get("mask"))}
-
-    return loss
-
-
-def _mean_error(prediction: Tensor, normals: Tensor, mask: Tensor | None) -> Tensor:
-    errors = angular_error(prediction, normals)
-    counted = valid_normals(normals, mask) & errors.isfinite()
-    return torch.where(counted, errors, 0).sum() / counted.sum().clamp_min(1)
-
-
-def evaluate(
-    model: nn.Module,
-    loader: Iterable[Batch],
-    *,
-    flip: bool = False,
-    reduction: Reduction = "pooled",
-    progress: bool = True,
-) -> Figures:
-    """Score a model on a data set: the assignment's `simple_predict`.
-
-    In several processes each one gives its own share of the batches and all of them return the whole's figures.
-
-    Args:
-        model: Returns normals (B, 3, H, W) for images (B, 3, H, W); evaluated where its parameters are, in eval
-            mode, and left in the mode that it was in.
-        loader: Batches of samples: `image`, `normals` and, if there is one, `mask`.
-        flip: Average the prediction with that of the mirrored image.
-        reduction: "pooled" counts every pixel alike, "per_image" every image; see `SurfaceNormalMetrics`.
-        progress: Whether to show a progress bar.
-
-    Returns:
-        `loss`, the L1 over the scored pixels and their channels, pooled in either case; and the figures of
-        `SurfaceNormalMetrics`, which leave out, and count, predictions that are zero or not finite.
-
-    Raises:
-        ValueError: There is no valid pixel in the whole set, or the model returns no normals.
-    """
-    device = device_of(model)
-    metrics = SurfaceNormalMetrics(reduction=reduction).to(device)
-    l1 = MeanMetric(nan_strategy="error").to(device).set_dtype(_sum_dtype(device))
-    with evaluation_mode(model):
-        for batch in _bar(loader, progress and is_main_process(), "evaluating"):
-            batch = _to_device(batch, device, torch.contiguous_format)
-            normals, mask = batch["normals"], batch.get("mask")
-            prediction = predict_batch(model, batch["image"], flip=flip)
-            metrics.update(prediction, normals, mask)
-            usable = prediction.isfinite().all(1) & prediction.any(1)
-            scored = valid_normals(normals, mask) & usable
-            l1.update(angular_loss_terms(prediction, normals, scored)[0], scored.sum())
-    figures = metrics.compute()
-    return {"loss": float(l1.compute())} | {name: float(value) for name, value in figures.items()}
-
-
-def format_figures(figures: Mapping[str, float]) -> str:
-    """The report's line: loss (L1), then mean, median, and the shares within 11.25, 22.5 and 30 degrees.
-
-    Args:
-        figures: As `evaluate` returns them; those of other tasks, which have no median, are listed by name.
-
-    Examples:
-        >>> format_figures({"loss": 0.2532, "mean": 32.8, "median": 26.8, "11.25": 26.8, "22.5": 44.2, "30": 54.1})
-        'loss 0.2532  mean 32.80  median 26.80  11.25: 26.80  22.5: 44.20  30: 54.10'
-    """
-    line = ("loss", "mean", "median", "11.25", "22.5", "30") if "median" in figures else tuple(figures)
-    parts = []
-    for name in line:
-        if name in figures and name != "invalid":
-            colon = ":" if name[0].isdigit() else ""
-            parts.append(f"{name}{colon} {figures[name]:.{4 if name == 'loss' else 2}f}")
-    if figures.get("invalid"):
-        parts.append(f"invalid predictions: {figures['invalid']:.0f}")
-    return "  ".join(parts)
-
-
 def read_rows(path: str | os.PathLike[str]) -> list[Figures]:
     """The rows of a run's `metrics.csv`; cells that were left empty are left out.
 
@@ -717,7 +485,16 @@ def read_rows(path: str | os.PathLike[str]) -> list[Figures]:
 
 
 def dotted(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The entries of nested mappings, by names such as `settings.lr`."""
+    """The entries of nested mappings, by names such as `settings.lr`.
+
+    Args:
+        values: Mappings may hold mappings.
+        prefix: Stands before each name.
+
+    Examples:
+        >>> dict(dotted({"seed": 0, "settings": {"lr": 0.1}}))
+        {'seed': 0, 'settings.lr': 0.1}
+    """
     for name, value in values.items():
         if isinstance(value, Mapping):
             yield from dotted(value, f"{prefix}{name}.")
@@ -774,15 +551,6 @@ def _open_log(folder: Path, *, first: int) -> SummaryWriter:
     return SummaryWriter(str(folder), purge_step=first)
 
 
-def has_bfloat16() -> bool:
-    """Whether bfloat16 is fast here: its emulation, on a processor without it, is slower than float32."""
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    # Before torch 2.10 a processor does not say what it has; float32 is then the safe answer.
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-
-
 def _optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
     groups = _parameter_groups(model, settings.weight_decay)
     if settings.optimizer == "sgd":
@@ -800,35 +568,45 @@ def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, A
     ]
 
 
-def _moving_average(model: nn.Module, decay: float) -> AveragedModel:
-    """The average of weights and batch-norm statistics; it follows quickly while `decay` is not yet reached."""
+class _MovingAverage:
+    """The average of weights and batch-norm statistics; it follows quickly while `decay` is not yet reached.
 
-    def follow(averages: Tensors, values: Tensors, number: Tensor | int) -> None:
-        if averages[0].is_floating_point():
-            torch._foreach_lerp_(averages, values, 1 - min(decay, (1 + float(number)) / (10 + float(number))))
-        else:
-            torch._foreach_copy_(averages, values)
-
-    return AveragedModel(model, multi_avg_fn=follow, use_buffers=True)
-
-
-def training_device() -> torch.device:
-    """Where this process trains: its GPU, or the processor; for what should lie there before `fit` begins.
-
-    Raises:
-        ImportError: accelerate is not installed.
+    Attributes:
+        module: A model that has them.
     """
-    try:
-        from accelerate import PartialState
-    except ImportError as error:
-        raise ImportError('training needs accelerate; pip install "normalkit[train]"') from error
-    device: torch.device = PartialState().device
-    return device
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.module = copy.deepcopy(model).requires_grad_(False)
+        self.decay, self.updates = decay, 0
+        pairs = [(old.detach(), new.detach()) for old, new in zip(_state(self.module), _state(model), strict=True)]
+        self.averaged = _columns(pair for pair in pairs if pair[0].is_floating_point())
+        self.copied = _columns(pair for pair in pairs if not pair[0].is_floating_point())
+
+    def update(self) -> None:
+        """Follow the model, whose tensors have changed in place."""
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates)) if self.updates else 0.0
+        torch._foreach_lerp_(*self.averaged, 1 - decay)
+        if self.copied[0]:
+            torch._foreach_copy_(*self.copied)
+        self.updates += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """For `load_state_dict`."""
+        return {"module": self.module.state_dict(), "updates": self.updates}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        self.module.load_state_dict(state["module"])
+        self.updates = state["updates"]
 
 
-def is_main_process() -> bool:
-    """Whether this is the first of the processes that `accelerate launch` started, the one to write files."""
-    return process_rank()[0] == 0
+def _state(model: nn.Module) -> Iterator[Tensor]:
+    return itertools.chain(model.parameters(), model.buffers())
+
+
+def _columns(pairs: Iterable[tuple[Tensor, Tensor]]) -> tuple[list[Tensor], list[Tensor]]:
+    kept = list(pairs)
+    return [old for old, _ in kept], [new for _, new in kept]
 
 
 def _length(batches: Iterable[Batch]) -> int:
@@ -838,27 +616,3 @@ def _length(batches: Iterable[Batch]) -> int:
         raise TypeError(
             "the batches of an epoch have no length; give an iterable with len(), such as a DataLoader"
         ) from None
-
-
-def _sum_dtype(device: torch.device) -> torch.dtype:
-    """For sums over a data set; Apple's GPUs have no float64."""
-    return torch.float32 if device.type == "mps" else torch.float64
-
-
-def _to_device(batch: Batch, device: torch.device, layout: torch.memory_format) -> dict[str, Any]:
-    def move(value: Any) -> Any:
-        if not isinstance(value, Tensor):
-            return value
-        if value.ndim == 4:
-            return value.to(device, non_blocking=True, memory_format=layout)
-        return value.to(device, non_blocking=True)
-
-    return {name: move(value) for name, value in batch.items()}
-
-
-def _bar(loader: Iterable[Batch], show: bool, name: str) -> Iterable[Batch]:
-    if not show:
-        return loader
-    from tqdm import tqdm
-
-    return tqdm(loader, desc=name, leave=False, dynamic_ncols=True)  # type: ignore[no-any-return]

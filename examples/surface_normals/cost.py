@@ -1,0 +1,87 @@
+r"""What a network costs: parameters, milliseconds an image, and the memory of a training step.
+
+python examples/surface_normals/cost.py --checkpoint runs/surface_normals/best
+
+Memory is the most that one step needs on top of the network: on a GPU what torch has allocated, on a processor the
+growth of this process, which is why it is a program of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import statistics
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from normalkit import AngularLoss, load_model
+from normalkit.cli import run_script
+from normalkit.models import NormalEstimator
+from normalkit.training import training_device
+
+
+@dataclass(frozen=True)
+class Config:
+    """Measure what a network costs."""
+
+    checkpoint: Path
+    """Folder of the model, such as runs/surface_normals/best."""
+    height: int = 240
+    """Of the images, pixels."""
+    width: int = 320
+    """Of the images, pixels."""
+    batch_size: int = 8
+    """Images in the training step."""
+    repeats: int = 20
+    """Predictions, of which the median time counts."""
+
+
+def main(cfg: Config) -> None:
+    """Print the figures as JSON."""
+    device = training_device()
+    model = load_model(cfg.checkpoint, device=device)
+    images = torch.rand(cfg.batch_size, 3, cfg.height, cfg.width, device=device)
+    # Memory first: a process never says that it has shrunk.
+    memory = step_memory(model, images)
+    figures = {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()) / 1e6,
+        "milliseconds": 1000 * seconds_an_image(model.eval(), images[:1], cfg.repeats),
+        "megabytes": memory / 1e6,
+    }
+    print(json.dumps(figures))
+
+
+def step_memory(model: NormalEstimator, images: torch.Tensor) -> int:
+    """Bytes that the loss and its gradient need at their peak."""
+    target = torch.zeros_like(images)
+    target[:, 2] = -1
+    before = peak_memory(images.device)
+    AngularLoss()(model.train()(images), target).backward()
+    return peak_memory(images.device) - before
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes in use so far."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    # Linux counts in kilobytes, macOS in bytes.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+@torch.inference_mode()
+def seconds_an_image(model: NormalEstimator, image: torch.Tensor, repeats: int) -> float:
+    """Median over predictions of one image, after three that do not count."""
+    times = []
+    for _ in range(3 + repeats):
+        start = time.perf_counter()
+        model(image).sum().item()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[3:])
+
+
+if __name__ == "__main__":
+    run_script(main, Config)

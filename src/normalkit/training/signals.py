@@ -1,0 +1,79 @@
+"""Ctrl-C and SIGTERM, which end a run where its state is whole."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+__all__ = ["Interrupted", "Signals"]
+
+
+class Interrupted(RuntimeError):
+    """The run was asked to stop, and has saved its state. No error, so its name does not end in one.
+
+    Attributes:
+        exit_code: What a program should exit with: 128 plus the signal's number.
+    """
+
+    def __init__(self, signum: int, folder: Path) -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name}; go on with --resume ({folder / 'last'} is saved)")
+        self.exit_code = 128 + signum
+
+
+class Signals:
+    """Notes the first Ctrl-C or SIGTERM, for the run to stop where its state is whole; a second stops at once.
+
+    Attributes:
+        caught: The first signal's number, or None.
+    """
+
+    def __init__(self) -> None:
+        self.caught: int | None = None
+        self._now = False
+        self._process = os.getpid()
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        """Take the signals over."""
+        # Signals are the main thread's; in another, as in some notebooks, they stay as they are.
+        if threading.current_thread() is threading.main_thread():
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                # One that is ignored, as in a job put in the background, is ignored on purpose.
+                if signal.getsignal(signum) not in (signal.SIG_IGN, None):
+                    self._previous[signum] = signal.signal(signum, self._handle)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Give the signals back."""
+        for signum, handler in self._previous.items():
+            signal.signal(signum, handler)
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:  # A loader's worker, which the run itself ends.
+            return
+        if self.caught is not None:
+            raise KeyboardInterrupt
+        self.caught = signum
+        if self._now:
+            raise KeyboardInterrupt
+        # Not `print`, which must not be entered twice.
+        os.write(2, b"\nstopping after this step; again to stop at once\n")
+
+    @contextmanager
+    def at_once(self, now: bool) -> Iterator[None]:
+        """Whether the first signal, too, raises KeyboardInterrupt within the block."""
+        self._now = now
+        try:
+            if now and self.caught is not None:
+                raise KeyboardInterrupt
+            yield
+        finally:
+            self._now = False
