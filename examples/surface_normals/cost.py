@@ -2,16 +2,14 @@ r"""What a network costs: parameters, milliseconds an image, and the memory of a
 
 python examples/surface_normals/cost.py --checkpoint runs/surface_normals/best
 
-Memory is the most that one step needs on top of the network: on a GPU what torch has allocated, on a processor the
-growth of this process, which is why it is a program of its own.
+Memory is the most that one step needs on top of the network: on a GPU what torch has allocated, on a processor, under
+Linux, the growth of this process, which is why it is a program of its own.
 """
 
 from __future__ import annotations
 
 import json
-import resource
 import statistics
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +43,6 @@ def main(cfg: Config) -> None:
     device = training_device()
     model = load_model(cfg.checkpoint, device=device)
     images = torch.rand(cfg.batch_size, 3, cfg.height, cfg.width, device=device)
-    # Memory first: a process never says that it has shrunk.
     memory = step_memory(model, images)
     figures = {
         "parameters": sum(parameter.numel() for parameter in model.parameters()) / 1e6,
@@ -59,17 +56,23 @@ def step_memory(model: NormalEstimator, images: torch.Tensor) -> int:
     """Bytes that the loss and its gradient need at their peak."""
     target = torch.zeros_like(images)
     target[:, 2] = -1
-    before = peak_memory(images.device)
+    if images.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(images.device)
+        before = torch.cuda.memory_allocated(images.device)
+    else:
+        # From here on Linux counts the peak anew.
+        Path("/proc/self/clear_refs").write_text("5")
+        before = process_memory("VmRSS")
     AngularLoss()(model.train()(images), target).backward()
-    return peak_memory(images.device) - before
+    if images.device.type == "cuda":
+        return torch.cuda.max_memory_allocated(images.device) - before
+    return process_memory("VmHWM") - before
 
 
-def peak_memory(device: torch.device) -> int:
-    """The most bytes in use so far."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    # Linux counts in kilobytes, macOS in bytes.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+def process_memory(what: str) -> int:
+    """Bytes of this process, from Linux: VmRSS in use, VmHWM at the peak."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{what}:"))
 
 
 @torch.inference_mode()
