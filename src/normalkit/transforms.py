@@ -259,21 +259,43 @@ _MOTIONS: dict[Callable[..., Any], Callable[..., Motion]] = {
 def _move_normals(normals: SurfaceNormals, *args: Any, motion: Callable[..., Motion], **kwargs: Any) -> SurfaceNormals:
     """Take the nearest old pixel for each new one, and turn its vector; outside the old picture is invalid."""
     old = normals.as_subclass(Tensor)
-    height, width = old.shape[-2:]
-    pixels, turn, canvas = motion((height, width), *args, **kwargs)
-    y, x = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in canvas), indexing="ij")
-    there = torch.linalg.inv(pixels) @ torch.stack([x, y, torch.ones_like(x)]).flatten(1)
-    # Half-way cases go up, as torchvision's nearest-exact; the 1e-9 keeps rounding errors out of the choice.
-    column, row = ((coordinate / there[2] + 0.5 + 1e-9).floor().long() for coordinate in there[:2])
-    inside = ((column >= 0) & (column < width) & (row >= 0) & (row < height)).to(old.device)
-    index = (row.clamp(0, height - 1) * width + column.clamp(0, width - 1)).to(old.device)
-    moved = torch.where(inside, old.flatten(-2)[..., index], 0)
+    pixels, turn, canvas = motion(tuple(old.shape[-2:]), *args, **kwargs)
+    moved = _move_pixels(old, torch.linalg.inv(pixels), canvas)
     if turn is not _STILL:
         # Column by column: autocast and TF32 would round a matrix product.
-        columns = turn.to(moved).unsqueeze(-1).unbind(1)
-        moved = torch.stack([c * moved[..., i : i + 1, :] for i, c in enumerate(columns)]).sum(0)
-    result: SurfaceNormals = moved.reshape(*old.shape[:-2], *canvas).as_subclass(SurfaceNormals)
+        first, second, third = turn.to(moved)[:, :, None, None].unbind(1)
+        x, y, z = moved.split(1, dim=-3)
+        moved = first * x + second * y + third * z
+    result: SurfaceNormals = moved.as_subclass(SurfaceNormals)
     return result
+
+
+def _move_pixels(old: Tensor, back: Tensor, canvas: tuple[int, int]) -> Tensor:
+    """The nearest old pixel of each new one, 0 where there is none; `back` leads from new pixels to old ones."""
+    height, width = old.shape[-2:]
+    rows, columns = (torch.arange(side, dtype=torch.float64) for side in canvas)
+    if not (back[0, 1] or back[1, 0] or back[2, :2].any()):
+        # Neither turned nor in perspective: whole rows and columns, some twenty times as fast.
+        row, in_height = _nearest(back[1, 1] * rows + back[1, 2], height)
+        column, in_width = _nearest(back[0, 0] * columns + back[0, 2], width)
+        moved = old.index_select(-2, row.to(old.device)).index_select(-1, column.to(old.device))
+        inside = in_height[:, None] & in_width
+    else:
+        y, x = rows[:, None], columns
+        depth = back[2, 0] * x + back[2, 1] * y + back[2, 2]
+        column, in_width = _nearest((back[0, 0] * x + back[0, 1] * y + back[0, 2]) / depth, width)
+        row, in_height = _nearest((back[1, 0] * x + back[1, 1] * y + back[1, 2]) / depth, height)
+        index = (row * width + column).flatten().to(old.device)
+        moved = old.flatten(-2).index_select(-1, index).unflatten(-1, canvas)
+        inside = in_height & in_width
+    return moved if inside.all() else torch.where(inside.to(old.device), moved, 0)
+
+
+def _nearest(place: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """The pixel nearest to each place along an axis, and whether the picture has it."""
+    # Half-way cases go up, as torchvision's nearest-exact; the 1e-9 keeps rounding errors out of the choice.
+    pixel = (place + (0.5 + 1e-9)).floor().long()
+    return pixel.clamp(0, side - 1), (pixel >= 0) & (pixel < side)
 
 
 def _move_intrinsics(intrinsics: Intrinsics, *args: Any, motion: Callable[..., Motion], **kwargs: Any) -> Intrinsics:
