@@ -85,14 +85,14 @@ class Config:
     """Widths of the U-Net's decoder, deepest first."""
     resolution: int = 160
     """Pixels of the longer side that the network sees."""
-    batch_size: int = 8
+    batch_size: int = 4
     """Pictures a batch."""
     holdout: int = 50
     """Frames at the end of the training data that are scored beside `val`."""
     settings: TrainingSettings = field(default_factory=lambda: TrainingSettings(epochs=10, validate_every=10, clip=0))
     """How to train. Without clipping AdamW's steps do not depend on the scale of the loss."""
-    workers: int = 2
-    """Loader processes."""
+    workers: int | None = None
+    """Loader processes; by default two, but none on two cores without a GPU."""
     cache: Path | None = None
     """Folder for the normals computed from depth; by default under the user's cache folder."""
 

@@ -46,7 +46,7 @@ class Config:
     seed: int = 0
     """Of the rooms, the weights and the order."""
     workers: int = 2
-    """Loader processes."""
+    """Processes that draw the rooms."""
 
 
 def main(cfg: Config) -> None:
@@ -71,7 +71,7 @@ def main(cfg: Config) -> None:
     )
     rows = fit(
         model,
-        lambda epoch: training_loader(rooms, batch_size=8, epoch=epoch, seed=cfg.seed, workers=cfg.workers),
+        lambda epoch: training_loader(rooms, batch_size=8, epoch=epoch, seed=cfg.seed),
         loss=normals_loss(AngularLoss(alpha=1.0, beta=1.0)),
         validate=lambda net: evaluate(net, evaluation_loader(choosing, workers=0), progress=False),
         folder=cfg.out,

@@ -31,8 +31,8 @@ class Config:
     """JSON file for the figures."""
     batch_size: int = 8
     """Pictures at a time; 1 where they differ in size."""
-    workers: int = 2
-    """Loader processes."""
+    workers: int | None = None
+    """Loader processes; by default two, but none on two cores without a GPU."""
 
 
 def main(cfg: Config) -> None:

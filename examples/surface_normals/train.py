@@ -65,8 +65,8 @@ class Config:
     """Weight of L1 in the loss."""
     beta: float = 0.25
     """Weight of the cosine distance in the loss."""
-    batch_size: int = 8
-    """Pictures a batch, in each process."""
+    batch_size: int = 4
+    """Pictures a batch, in each process. With so few frames the number of steps is what counts."""
     holdout: int = 50
     """Frames at the end of the training data that choose the checkpoint; with 0 it is the last epoch's."""
     resolution: int = 160
@@ -75,10 +75,10 @@ class Config:
     """Largest turn of the picture in training, degrees."""
     max_turn: float = 10.0
     """Largest turn of the camera to the left, right, up or down in training, degrees."""
-    settings: TrainingSettings = field(default_factory=lambda: TrainingSettings(epochs=60, validate_every=6))
+    settings: TrainingSettings = field(default_factory=lambda: TrainingSettings(epochs=72, validate_every=6))
     """How to train."""
-    workers: int = 2
-    """Loader processes."""
+    workers: int | None = None
+    """Loader processes; by default two, but none on two cores without a GPU."""
     cache: Path | None = None
     """Folder for the normals computed from depth; by default under the user's cache folder."""
 

@@ -52,8 +52,8 @@ class Config:
     """Average with the prediction for the mirrored picture."""
     batch_size: int = 8
     """Frames at a time; 1 where they differ in size."""
-    workers: int = 2
-    """Loader processes."""
+    workers: int | None = None
+    """Loader processes; by default two, but none on two cores without a GPU."""
 
 
 def main(cfg: Config) -> int:

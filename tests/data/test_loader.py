@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from normalkit.data.loader import evaluation_loader, mix_seeds, training_loader
+from normalkit.data.loader import evaluation_loader, loader_workers, mix_seeds, training_loader
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 
@@ -54,6 +54,16 @@ def test_evaluation_takes_samples_in_order_with_the_rest():
     assert [b.tolist() for b in evaluation_loader(range(5), batch_size=2, workers=0)] == [[0, 1], [2, 3], [4]]
     with pytest.raises(ValueError, match="batch_size=0: wanted at least 1"):
         evaluation_loader(range(5), batch_size=0)
+
+
+@pytest.mark.parametrize(("cores", "gpu", "workers"), [(1, False, 0), (2, False, 0), (3, False, 2), (2, True, 2)])
+def test_workers_only_where_cores_are_left_for_them(monkeypatch, cores, gpu, workers):
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: gpu)
+    assert loader_workers() == workers
+    assert evaluation_loader(range(3)).num_workers == workers
+    assert training_loader(range(3), batch_size=1, epoch=0, seed=0).num_workers == workers
+    assert evaluation_loader(range(3), workers=1).num_workers == 1
 
 
 @pytest.mark.parametrize("workers", [0, 1])

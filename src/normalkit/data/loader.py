@@ -11,11 +11,27 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-__all__ = ["check_batch_size", "evaluation_loader", "mix_seeds", "process_rank", "training_loader"]
+__all__ = [
+    "check_batch_size",
+    "evaluation_loader",
+    "loader_workers",
+    "mix_seeds",
+    "process_rank",
+    "training_loader",
+]
+
+
+def loader_workers() -> int:
+    """How many loader processes pay here: two, but none where two cores or fewer do the network's work as well.
+
+    There a worker and the network take the cores from each other, and each operation of the network waits for the
+    slower of its threads: an epoch with two workers took a quarter longer than one with none.
+    """
+    return 2 if torch.accelerator.is_available() or (os.cpu_count() or 1) > 2 else 0
 
 
 def training_loader(
-    dataset: Dataset[Any], *, batch_size: int, epoch: int, seed: int, workers: int = 2
+    dataset: Dataset[Any], *, batch_size: int, epoch: int, seed: int, workers: int | None = None
 ) -> DataLoader[Any]:
     """The batches of one epoch, shuffled: the same whenever the same epoch is asked for.
 
@@ -27,7 +43,7 @@ def training_loader(
         batch_size: Samples a batch in each process.
         epoch: From 0.
         seed: Of the run.
-        workers: Loader processes.
+        workers: Loader processes; None for `loader_workers`.
 
     Raises:
         ValueError: The batch size exceeds the number of samples, or samples of a batch differ in size.
@@ -40,7 +56,7 @@ def training_loader(
     return DataLoader(
         dataset,
         batch_sampler=every[rank : len(every) // world * world : world],
-        num_workers=workers,
+        num_workers=loader_workers() if workers is None else workers,
         collate_fn=_collate,
         worker_init_fn=_leave_signals,
         generator=torch.Generator().manual_seed(mix_seeds(seed, epoch, 1 + rank)),
@@ -48,13 +64,13 @@ def training_loader(
     )
 
 
-def evaluation_loader(dataset: Dataset[Any], *, batch_size: int = 8, workers: int = 2) -> DataLoader[Any]:
+def evaluation_loader(dataset: Dataset[Any], *, batch_size: int = 8, workers: int | None = None) -> DataLoader[Any]:
     """All samples in order, none twice and none left out; in several processes each gets its share.
 
     Args:
         dataset: Of samples of one size, or `batch_size` 1.
         batch_size: Samples a batch.
-        workers: Loader processes.
+        workers: Loader processes; None for `loader_workers`.
 
     Raises:
         ValueError: The batch size is below 1, or samples of a batch differ in size.
@@ -66,7 +82,7 @@ def evaluation_loader(dataset: Dataset[Any], *, batch_size: int = 8, workers: in
     return DataLoader(
         dataset,
         batch_sampler=[mine[i : i + batch_size] for i in range(0, len(mine), batch_size)],
-        num_workers=workers,
+        num_workers=loader_workers() if workers is None else workers,
         collate_fn=_collate,
         worker_init_fn=_leave_signals,
         pin_memory=torch.cuda.is_available(),
