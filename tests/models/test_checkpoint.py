@@ -64,6 +64,30 @@ def test_saved_model_of_any_layout_loads_without_a_download(tmp_path, monkeypatc
     torch.testing.assert_close(loaded(images), model.eval()(images), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_takes_half_the_space_and_loads_as_float32(tmp_path, dtype):
+    model = unet()
+    model.save_pretrained(tmp_path / "full")
+    model.save_pretrained(tmp_path / "half", dtype=dtype)
+    sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("full", "half")]
+    assert 1.8 < sizes[0] / sizes[1] < 2
+    loaded = load_model(tmp_path / "half").state_dict()
+    for name, tensor in model.state_dict().items():
+        assert loaded[name].dtype == tensor.dtype
+        assert torch.equal(loaded[name], tensor.to(dtype).float() if tensor.is_floating_point() else tensor)
+
+
+def test_weights_that_half_precision_cannot_hold_are_refused(tmp_path):
+    model = unet()
+    with torch.no_grad():
+        model.head.weight[0, 0, 0, 0] = 1e5
+    with pytest.raises(ValueError, match=r"torch\.float16: head\.weight has values up to 1e\+05.*use torch\.bfloat16"):
+        save_model(tmp_path / "best", model, dtype=torch.float16)
+    with pytest.raises(TypeError, match=r"dtype=torch\.int8: wanted floating point"):
+        save_model(tmp_path / "best", model, dtype=torch.int8)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_from_pretrained_of_another_class_is_refused(folder):
     with pytest.raises(
         ValueError, match=r"holds a UNetNormals, not a BilinearNormals; use UNetNormals\.from_pretrained"

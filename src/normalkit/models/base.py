@@ -53,16 +53,23 @@ class ImageModel(nn.Module):
         """Images (B, 3, H, W) in [0, 1], in the network's dtype, less their mean and over their deviation."""
         return (images.to(self.image_mean.dtype) - self.image_mean) / self.image_std
 
-    def save_pretrained(self, folder: str | Path, *, metadata: Mapping[str, Any] | None = None) -> None:
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         """Write the weights and the config to a folder: `normalkit.models.checkpoint.save_model`.
 
         Args:
             folder: The folder to write or replace; its parent must exist.
             metadata: More entries for `config.json`, such as the training data.
+            dtype: Floating point for the weights in the file; None for the model's own.
         """
         from normalkit.models.checkpoint import save_model
 
-        save_model(folder, self, metadata=metadata)
+        save_model(folder, self, metadata=metadata, dtype=dtype)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, device: str | torch.device = "cpu") -> Self:

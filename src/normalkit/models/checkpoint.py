@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+from torch import Tensor
 
 import normalkit
 from normalkit.files import atomic_folder, recover_folder
@@ -38,7 +39,13 @@ WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 
 
-def save_model(folder: str | Path, model: ImageModel, *, metadata: Mapping[str, Any] | None = None) -> None:
+def save_model(
+    folder: str | Path,
+    model: ImageModel,
+    *,
+    metadata: Mapping[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
+) -> None:
     """Write a model to a folder, which is replaced in one step once it is whole.
 
     Args:
@@ -46,28 +53,37 @@ def save_model(folder: str | Path, model: ImageModel, *, metadata: Mapping[str, 
         model: A model of a class that `MODELS` lists.
         metadata: More entries for `config.json`: training data, metrics, the command. A figure that is not
             finite is written as null, since JSON has no NaN.
+        dtype: Floating point for the weights in the file: `torch.float16` takes half the space, and a loaded model
+            has float32 again. None for the model's own.
 
     Raises:
         OSError: The folder cannot be written.
-        TypeError: The model is of another class, or the metadata hold what JSON has not.
-        ValueError: The metadata use a name that the format has taken.
+        TypeError: The model is of another class, the metadata hold what JSON has not, or `dtype` is not floating point.
+        ValueError: The metadata use a name that the format has taken, or `dtype` cannot hold a weight.
     """
     with atomic_folder(folder) as temporary:
-        write_model(temporary, model, metadata=metadata)
+        write_model(temporary, model, metadata=metadata, dtype=dtype)
 
 
-def write_model(folder: str | Path, model: ImageModel, *, metadata: Mapping[str, Any] | None = None) -> None:
+def write_model(
+    folder: str | Path,
+    model: ImageModel,
+    *,
+    metadata: Mapping[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
+) -> None:
     """Write a model's two files into an open folder, such as that of `atomic_folder`, beside others.
 
     Args:
         folder: An existing folder.
         model: As `save_model` takes it.
         metadata: As `save_model` takes them.
+        dtype: As `save_model` takes it.
 
     Raises:
         OSError: The files cannot be written.
-        TypeError: The model is of another class, or the metadata hold what JSON has not.
-        ValueError: The metadata use a name that the format has taken.
+        TypeError: The model is of another class, the metadata hold what JSON has not, or `dtype` is not floating point.
+        ValueError: The metadata use a name that the format has taken, or `dtype` cannot hold a weight.
     """
     kind = type(model).__name__
     if MODELS.get(kind) is not type(model):
@@ -94,10 +110,25 @@ def write_model(folder: str | Path, model: ImageModel, *, metadata: Mapping[str,
         raise TypeError(
             f"metadata: {error}; wanted strings, numbers, booleans, None, lists and dictionaries"
         ) from error
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    weights = {name: _stored(name, tensor, dtype) for name, tensor in model.state_dict().items()}
     # Not `save_file`, which hides the system's reason for a failed write, and lets no one else read the file.
     Path(folder, WEIGHTS).write_bytes(save(weights, metadata={"format": "pt"}))
     Path(folder, CONFIG).write_text(text + "\n", encoding="utf-8")
+
+
+def _stored(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """A tensor as the file has it; counters stay integers."""
+    if dtype is not None and not dtype.is_floating_point:
+        raise TypeError(f"dtype={dtype}: wanted floating point, such as torch.float16")
+    plain = tensor.detach().cpu().contiguous()
+    if dtype is None or not plain.is_floating_point():
+        return plain
+    stored = plain.to(dtype)
+    if not bool((stored.isfinite() == plain.isfinite()).all()):
+        raise ValueError(
+            f"dtype={dtype}: {name} has values up to {plain.abs().max():.3g}, which it cannot hold; use torch.bfloat16"
+        )
+    return stored
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
