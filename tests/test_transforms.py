@@ -480,7 +480,8 @@ class TestTrainingTransform:
         [
             ({"size": (0, 8)}, "size="),
             ({"min_scale": 0}, "min_scale=0"),
-            ({"max_turn": 50}, "max_turn=50"),
+            ({"max_pan": 50}, "max_pan=50"),
+            ({"max_tilt": -1}, "max_tilt=-1"),
             ({"max_rotation": -1}, "max_rotation=-1"),
             ({"jitter": 1}, "jitter=1"),
         ],
@@ -574,9 +575,28 @@ def test_the_camera_is_turned_alike_for_one_seed_and_not_without_angles():
 def test_training_transform_turns_the_camera():
     torch.manual_seed(0)
     _, sample, _ = rotated_scene()
-    moved = training_transform((30, 40), max_turn=10, min_scale=1.0, max_rotation=0)(sample)
+    moved = training_transform((30, 40), max_pan=10, max_tilt=10, min_scale=1.0, max_rotation=0)(sample)
     assert moved["normals"].shape == (3, 30, 40)
     assert not moved["normals"].mask.all()
+
+
+@pytest.mark.parametrize(("size", "left"), [((30, 40), 0), ((30, 30), 10), ((60, 80), 0)])
+def test_the_turned_camera_looks_through_the_middle(size, left):
+    # A crop elsewhere would show what a turned camera sees, with normals that did not turn.
+    torch.manual_seed(0)
+    _, sample, _ = rotated_scene()
+    focal = []
+    for _ in range(20):
+        moved = training_transform(size, max_pan=20, min_scale=0.5)(sample)
+        camera = moved["intrinsics"].as_subclass(torch.Tensor)
+        scale = size[0] / 60
+        wanted = (40.3 - left + 0.5) * scale - 0.5
+        # Mirrored in half of the cases.
+        assert min(abs(float(camera[0, 2]) - x) for x in (wanted, size[1] - 1 - wanted)) < 1e-3
+        assert float(camera[1, 2]) == pytest.approx((28.1 + 0.5) * scale - 0.5, abs=1e-3)
+        focal.append(float(camera[1, 1]) / (62 * scale))
+    assert 1 <= min(focal) < 1.2
+    assert 1.25 < max(focal) <= 2**0.5 + 1e-3
 
 
 @pytest.mark.parametrize(

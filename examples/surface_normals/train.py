@@ -71,10 +71,12 @@ class Config:
     """Frames at the end of the training data that choose the checkpoint; with 0 it is the last epoch's."""
     resolution: int = 160
     """Pixels of the longer side that the network sees, in training and after it."""
-    max_rotation: float = 20.0
+    max_rotation: float = 15.0
     """Largest turn of the picture in training, degrees."""
-    max_turn: float = 10.0
-    """Largest turn of the camera to the left, right, up or down in training, degrees."""
+    max_pan: float = 30.0
+    """Largest turn of the camera to the left or right in training, degrees."""
+    max_tilt: float = 12.0
+    """Largest turn of the camera up or down in training, degrees."""
     settings: TrainingSettings = field(default_factory=lambda: TrainingSettings(epochs=72, validate_every=6))
     """How to train."""
     workers: int | None = None
@@ -112,7 +114,7 @@ def read_frames(cfg: Config) -> Frames:
     height, width = plain[0]["image"].shape[-2:]
     scale = cfg.resolution / max(height, width)
     size = (round(height * scale), round(width * scale))
-    transform = training_transform(size, max_rotation=cfg.max_rotation, max_turn=cfg.max_turn)
+    transform = training_transform(size, max_rotation=cfg.max_rotation, max_pan=cfg.max_pan, max_tilt=cfg.max_tilt)
     first = len(plain) - cfg.holdout
     training = RGBDNormals(root, frames=slice(first), cache=cfg.cache, transform=transform)
     held_out = RGBDNormals(root, frames=slice(first, None), cache=cfg.cache) if cfg.holdout else None

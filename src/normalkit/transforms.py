@@ -447,18 +447,24 @@ def training_transform(
     *,
     min_scale: float = 0.5,
     max_rotation: float = 8.0,
-    max_turn: float = 0.0,
+    max_pan: float = 0.0,
+    max_tilt: float = 0.0,
     jitter: float = 0.4,
 ) -> v2.Compose:
-    """Random view and colours for training: camera rotation, crop, flip, colour jitter.
+    """Random view and colours for training: crop or camera rotation, flip, colour jitter.
 
     The vectors and the intrinsics follow because they are tv_tensors.
 
+    Without `max_pan` and `max_tilt` the view is a crop anywhere in the picture, turned about its middle. With either it
+    is that of a camera which turns and zooms, so that its axis stays in the middle: to a network that is not told the
+    intrinsics, a crop elsewhere looks like a turned camera, with normals that did not turn.
+
     Args:
-        size: (height, width) of the result; the crop keeps its aspect ratio, so that pixels stay square.
-        min_scale: Least share of the picture's area in a crop, in (0, 1].
+        size: (height, width) of the result; what is cut out has its aspect ratio, so that pixels stay square.
+        min_scale: Least share of the picture's area that the view shows, in (0, 1].
         max_rotation: Largest turn of the picture either way, degrees.
-        max_turn: Largest turn of the camera to the left, right, up or down, degrees; needs the intrinsics.
+        max_pan: Largest turn of the camera to the left or right, degrees; needs the intrinsics.
+        max_tilt: Largest turn of the camera up or down, degrees; needs the intrinsics.
         jitter: Strength of changes in brightness, contrast and saturation, in [0, 1); 0 for none.
 
     Returns:
@@ -476,18 +482,23 @@ def training_transform(
         raise ValueError(f"min_scale={min_scale}: wanted a share of the picture's area in (0, 1]")
     if not 0 <= max_rotation <= 180:
         raise ValueError(f"max_rotation={max_rotation}: wanted degrees in [0, 180]")
-    if not 0 <= max_turn <= 45:
-        raise ValueError(f"max_turn={max_turn}: wanted degrees in [0, 45]")
+    for name, angle in (("max_pan", max_pan), ("max_tilt", max_tilt)):
+        if not 0 <= angle <= 45:
+            raise ValueError(f"{name}={angle}: wanted degrees in [0, 45]")
     if not 0 <= jitter < 1:
         raise ValueError(f"jitter={jitter}: wanted a strength in [0, 1)")
     aspect = width / height
-    steps: list[v2.Transform] = [
-        _RequireNormals(),
-        *([RandomCameraRotation(pan=max_turn, tilt=max_turn, roll=max_rotation)] if max_turn else []),
-        v2.RandomResizedCrop((height, width), scale=(min_scale, 1.0), ratio=(aspect, aspect)),
+    turns = bool(max_pan or max_tilt)
+    steps: list[v2.Transform] = [_RequireNormals()]
+    if turns:
+        steps.append(RandomCameraRotation(pan=max_pan, tilt=max_tilt, roll=max_rotation, zoom=min_scale**-0.5))
+    # Behind a camera rotation all of the picture, or of another shape the most from its middle.
+    least = 1.0 if turns else min_scale
+    steps += [
+        v2.RandomResizedCrop((height, width), scale=(least, 1.0), ratio=(aspect, aspect)),
         v2.RandomHorizontalFlip(),
     ]
-    if max_rotation and not max_turn:
+    if max_rotation and not turns:
         steps.append(v2.RandomRotation(max_rotation, interpolation=v2.InterpolationMode.BILINEAR))
     if jitter:
         steps.append(v2.ColorJitter(jitter, jitter, jitter, hue=jitter / 8))
