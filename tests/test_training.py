@@ -1,3 +1,4 @@
+import copy
 import csv
 import dataclasses
 import json
@@ -35,6 +36,7 @@ from normalkit.training import (
     normals_loss,
     read_rows,
 )
+from normalkit.training.precision import faster_in_bfloat16
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -370,6 +372,53 @@ def test_a_second_run_of_the_process_may_have_another_precision(tmp_path):
 
         run(tmp_path / precision, loss=noted, settings=dataclasses.replace(SETTINGS, epochs=1, precision=precision))
         assert set(seen) == {dtype}
+
+
+@pytest.mark.parametrize("faster", [False, True])
+def test_the_first_step_finds_the_precision_and_a_resumed_run_keeps_it(tmp_path, monkeypatch, faster):
+    seen = []
+
+    def measured(model, batch, loss):
+        assert model.training
+        assert torch.isfinite(loss(model, batch)["loss"])
+        return faster
+
+    def noted(model, batch):
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return plain_loss(model, batch)
+
+    settings = dataclasses.replace(SETTINGS, precision="auto")
+    monkeypatch.setattr("normalkit.training.loop.faster_in_bfloat16", measured)
+    with pytest.raises(Interrupted):
+        run(tmp_path, settings=settings, loss=when(2, send(signal.SIGINT), noted))
+    monkeypatch.setattr("normalkit.training.loop.faster_in_bfloat16", None)
+    run(tmp_path, settings=settings, loss=noted, resume=True)
+    # The first call is the measurement's.
+    assert len(seen) > 4
+    assert set(seen[1:]) == {faster}
+
+
+@pytest.mark.parametrize("half_is_slow", [False, True])
+def test_precision_is_chosen_by_the_time_of_a_step(monkeypatch, half_is_slow):
+    monkeypatch.setattr("normalkit.training.precision.has_bfloat16", lambda: True)
+    model, batch = new_model().train(), next(iter(training_loader(Scenes(4), batch_size=4, epoch=0, seed=0, workers=0)))
+    before = copy.deepcopy(model.state_dict())
+
+    def slow(model, batch):
+        if torch.is_autocast_enabled("cpu") == half_is_slow:
+            time.sleep(0.2)
+        return plain_loss(model, batch)
+
+    torch.manual_seed(0)
+    assert faster_in_bfloat16(model, batch, slow) is not half_is_slow
+    assert torch.equal(torch.rand(3), torch.rand(3, generator=torch.Generator().manual_seed(0)))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_what_the_hardware_lacks_is_not_tried(monkeypatch):
+    monkeypatch.setattr("normalkit.training.precision.has_bfloat16", lambda: False)
+    assert not faster_in_bfloat16(nn.Linear(1, 1), {}, pytest.fail)
 
 
 def test_validation_without_an_average_is_in_full_precision(tmp_path):

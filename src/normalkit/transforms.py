@@ -264,7 +264,7 @@ def _move_normals(normals: SurfaceNormals, *args: Any, motion: Callable[..., Mot
     if turn is not _STILL:
         # Column by column: autocast and TF32 would round a matrix product.
         first, second, third = turn.to(moved)[:, :, None, None].unbind(1)
-        x, y, z = moved.split(1, dim=-3)
+        x, y, z = torch.split(moved, 1, dim=-3)
         moved = first * x + second * y + third * z
     result: SurfaceNormals = moved.as_subclass(SurfaceNormals)
     return result
@@ -286,7 +286,7 @@ def _move_pixels(old: Tensor, back: Tensor, canvas: tuple[int, int]) -> Tensor:
         column, in_width = _nearest((back[0, 0] * x + back[0, 1] * y + back[0, 2]) / depth, width)
         row, in_height = _nearest((back[1, 0] * x + back[1, 1] * y + back[1, 2]) / depth, height)
         index = (row * width + column).flatten().to(old.device)
-        moved = old.flatten(-2).index_select(-1, index).unflatten(-1, canvas)
+        moved = old.flatten(-2).index_select(-1, index).reshape(*old.shape[:-2], *canvas)
         inside = in_height & in_width
     return moved if inside.all() else torch.where(inside.to(old.device), moved, 0)
 

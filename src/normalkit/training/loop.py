@@ -15,10 +15,10 @@ import random
 import signal
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 import numpy as np
 import torch
@@ -27,8 +27,9 @@ from torch import Tensor, nn
 from normalkit.data.loader import mix_seeds
 from normalkit.files import atomic_file, atomic_folder, check_writable, recover_folder
 from normalkit.models.checkpoint import write_model
-from normalkit.training.devices import has_bfloat16, sum_dtype, to_device
+from normalkit.training.devices import sum_dtype, to_device
 from normalkit.training.evaluation import format_figures
+from normalkit.training.precision import faster_in_bfloat16
 from normalkit.training.settings import TrainingSettings
 from normalkit.training.signals import Interrupted, Signals
 from normalkit.training.types import Batch, Batches, Figures, LossFunction, Validation
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 __all__ = ["dotted", "fit", "read_rows"]
+
+T = TypeVar("T")
 
 CONFIG_FILE = "config.json"
 ROWS_FILE = "metrics.csv"
@@ -139,6 +142,8 @@ class _Run:
         self.folder, self.settings = folder, settings
         self.monitor, self.sign = monitor
         self.metadata = _check_metadata(metadata)
+        # For "auto" the first step finds out.
+        self.bfloat16 = {"no": False, "fp16": False, "bf16": True}.get(settings.precision)
         self.layout = torch.channels_last if settings.channels_last else torch.contiguous_format
         self.model = model.to(self.accelerator.device).to(memory_format=self.layout)
         self.optimizer = _optimizer(self.model, settings)
@@ -156,12 +161,9 @@ class _Run:
             raise ValueError("an epoch has no batches; the batch size must not exceed the number of training samples")
         self.steps = steps
         self.wrapped, self.stepper = self.accelerator.prepare(_Forward(self.model), self.optimizer)
-        # A folder of this machine's own need not be on the others'.
-        state = [self._open_folder(resume) if self.accelerator.is_main_process else None]
-        if self.accelerator.num_processes > 1:
-            torch.distributed.broadcast_object_list(state, 0, device=self.accelerator.device)
-        if state[0] is not None:
-            self._restore(state[0])
+        state = self._from_main(lambda: self._open_folder(resume))
+        if state is not None:
+            self._restore(state)
         if self.accelerator.is_main_process and self.epoch < self.settings.epochs:
             self.log = _open_log(self.folder / "tensorboard", first=self.epoch + 1)
 
@@ -232,7 +234,10 @@ class _Run:
         batch = to_device(batch, self.accelerator.device, self.layout)
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate(self.step)
-        with self.accelerator.autocast():
+        if self.bfloat16 is None:
+            self.bfloat16 = self._from_main(lambda: faster_in_bfloat16(self.model, batch, loss))
+            self.accelerator.print(f"precision: {'bfloat16' if self.bfloat16 else 'float32'}")
+        with self._autocast():
             values = loss(self.wrapped, batch)
         self.accelerator.backward(values["loss"])
         norm = self.accelerator.clip_grad_norm_(self.wrapped.parameters(), self.settings.clip or math.inf)
@@ -241,6 +246,20 @@ class _Run:
         if self.average is not None:
             self.average.update()
         return {name: value.detach() for name, value in values.items()}, norm
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.bfloat16:
+            return torch.autocast(self.accelerator.device.type, torch.bfloat16)
+        scaled: AbstractContextManager[Any] = self.accelerator.autocast()
+        return scaled
+
+    def _from_main(self, make: Callable[[], T]) -> T:
+        """What the first process makes, in all of them: a folder or a clock of its own need not be the others'."""
+        made: list[Any] = [make() if self.accelerator.is_main_process else None]
+        if self.accelerator.num_processes > 1:
+            torch.distributed.broadcast_object_list(made, 0, device=self.accelerator.device)
+        value: T = made[0]
+        return value
 
     def _learning_rate(self, step: int) -> float:
         """Of a step of this epoch, counted from 0."""
@@ -377,6 +396,7 @@ class _Run:
                 "rows": self.rows,
                 "best": self.best,
                 "seconds": self.seconds,
+                "bfloat16": self.bfloat16,
                 "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "average": None if self.average is None else self.average.state_dict(),
@@ -452,7 +472,7 @@ class _Run:
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.epoch, self.step, self.sums, self.rows = state["epoch"], state["step"], state["sums"], state["rows"]
-        self.best, self.seconds = state["best"], state["seconds"]
+        self.best, self.seconds, self.bfloat16 = state["best"], state["seconds"], state["bfloat16"]
 
     def _progress(self) -> Any:
         from tqdm import tqdm
@@ -534,12 +554,10 @@ def _accelerator(settings: TrainingSettings) -> Accelerator:
         from accelerate.state import AcceleratorState
     except ImportError as error:
         raise ImportError('training needs accelerate; pip install "normalkit[train]"') from error
-    precision = settings.precision
-    if precision == "auto":
-        precision = "bf16" if has_bfloat16() else "no"
     # Accelerate keeps the first run's precision for the process; a notebook's next run may want another.
     AcceleratorState._reset_state()
-    return Accelerator(mixed_precision=precision)
+    # It scales float16's gradients; for bfloat16 torch is enough.
+    return Accelerator(mixed_precision="fp16" if settings.precision == "fp16" else "no")
 
 
 def _open_log(folder: Path, *, first: int) -> SummaryWriter:

@@ -23,7 +23,8 @@ class TrainingSettings:
         warmup: Share of all steps in the warm-up.
         clip: Largest norm of the gradient; 0 for no clipping.
         ema: Decay of the moving average of the weights, which is what is validated and saved; 0 for none.
-        precision: "no" is float32; "auto" is bfloat16 where the hardware has it, else float32.
+        precision: "no" is float32; "auto" is bfloat16 where the hardware has it and this network gains from it, which
+            on a processor the first step of a run finds out (`faster_in_bfloat16`), else float32.
         channels_last: Whether to lay images out with channels last, which convolutions prefer.
         validate_every: Epochs between validations; the last epoch is always validated.
         seed: Of weights drawn here, data order and augmentation.
