@@ -6,16 +6,20 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from recordings import write_recording
+from released import make_normals, write_frame, write_release
 
-from normalkit.cli import find_pictures, main, result_paths, run_script
+from normalkit import SyntheticRooms
+from normalkit.cli import DatasetName, find_pictures, main, result_paths, run_script
 from normalkit.codec import read_normals, write_normals
 from normalkit.data import RGBDNormals
+from normalkit.data.layouts import LAYOUTS
 from normalkit.geometry import Convention, depth_to_normals
 from normalkit.images import read_depth, read_intrinsics
 from normalkit.inference import predict
@@ -263,6 +267,10 @@ def test_evaluate_scores_pairs_of_files(capsys, checkpoint, recording, tmp_path)
         (["--data", "{recording}", "--images", "*.color.jpg"], "needs both images and normals"),
         (["--data", "{recording}", "--images", "*.color.jpg", "--normals", "*.exr"], "images have no file for normals"),
         (["--data", "{recording}", "--batch-size", "0"], "batch_size=0: wanted at least 1"),
+        (["--data", "{tmp}"], "in no known layout; known are nyuv2"),
+        (["--data", "{recording}", "--dataset", "nyuv2"], "no picture in the layout of nyuv2"),
+        (["--data", "{recording}", "--split", "test"], r"TestSplit\.txt: missing"),
+        (["--data", "{recording}", "--split", "val"], "split='val': 7scenes has all, test, train"),
         (
             ["--data", "{recording}", "--json", "{recording}/camera-intrinsics.txt/a.json"],
             "cannot write .*a file stands",
@@ -274,6 +282,78 @@ def test_evaluate_refuses_before_it_begins(capsys, checkpoint, recording, tmp_pa
     filled = [word.format(recording=recording, tmp=tmp_path) for word in words]
     line = refused(capsys, "evaluate", "--checkpoint", checkpoint, *filled)
     assert re.search(message, line)
+
+
+@pytest.mark.filterwarnings("ignore:.*figures will not compare:UserWarning")
+def test_evaluate_scores_a_released_data_set(capsys, checkpoint, tmp_path):
+    """Pooled over the valid pixels of the test split alone, against numpy."""
+    data = tmp_path / "data"
+    written, _ = write_release("nyuv2", data, normals=[make_normals(i, 24, 32) for i in range(3)])
+    write_frame("nyuv2", data, "train/000002", -written[0] * [1, 1, -1], np.ones((24, 32), bool))
+    words = ("--checkpoint", checkpoint, "--dataset", "nyuv2", "--data", data)
+    code, lines, _ = run(capsys, "evaluate", *words, "--json", tmp_path / "figures.json")
+    samples = []
+    for number, name in enumerate(("000000", "000001", "000008")):
+        image = torch.from_numpy(np.array(Image.open(data / "test" / f"{name}_img.png"))).permute(2, 0, 1)
+        samples.append({"image": image, "normals": torch.from_numpy(written[number]).permute(2, 0, 1).float()})
+    errors = errors_of(load_model(checkpoint), [{**s, "mask": torch.ones(24, 32, dtype=torch.bool)} for s in samples])
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    # 8-bit labels are right to 0.39 degrees.
+    assert figures["mean"] == pytest.approx(np.mean(errors), abs=0.4)
+    assert figures["median"] == pytest.approx(np.median(errors), abs=0.4)
+    assert (code, lines) == (0, [format_figures(figures)])
+
+
+def test_the_command_knows_every_data_set():
+    assert get_args(DatasetName) == tuple(LAYOUTS)
+
+
+# check-data
+
+
+@pytest.fixture(scope="module")
+def rooms(tmp_path_factory):
+    """Rooms in NYUv2's layout, in the axes that it has."""
+    made, folder = SyntheticRooms(4, size=(48, 64), seed=33), tmp_path_factory.mktemp("rooms")
+    for i in range(4):
+        normals, mask = made[i]["normals"].permute(1, 2, 0).numpy(), made[i]["mask"].numpy()
+        write_frame("nyuv2", folder, f"test/{i:06}", normals, mask, matrix=made[i]["intrinsics"].numpy())
+    return folder
+
+
+def test_check_data_says_what_a_folder_is(capsys, rooms, tmp_path):
+    code, lines, errors = run(capsys, "check-data", rooms, "--pictures", 3, "--out", tmp_path / "look.png")
+    assert (code, errors) == (0, [])
+    assert lines[0].startswith("layout     nyuv2")
+    assert "pictures   all 4, test 4, train not here" in lines
+    assert any(line.startswith("found      DSINE (x left, y up, z to the viewer); sure: 100.0%") for line in lines)
+    assert lines[-1] == f"{rooms} -> {tmp_path / 'look.png'}"
+    assert Image.open(tmp_path / "look.png").width > 1000
+
+
+def test_check_data_fails_where_the_normals_are_not_what_they_are_said_to_be(capsys, rooms):
+    code, lines, errors = run(capsys, "check-data", rooms, "--convention", "OPENGL")
+    assert code == 1
+    assert any(line.startswith("found      DSINE") for line in lines)
+    assert len(errors) == 1
+    assert "its normals are said to be OPENGL, but they look like DSINE" in errors[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["{tmp}/nowhere"], "nowhere: no such folder"),
+        (["{tmp}"], "in no known layout"),
+        (["{rooms}", "--dataset", "scannet"], "no picture in the layout of scannet"),
+        (["{rooms}", "--normals", "*.exr"], r"no file matches normals='\*\.exr'"),
+        (["{rooms}", "--images", "*.png"], "images go with normals, and neither with a data set"),
+        (["{rooms}", "--pictures", "0"], "pictures=0: wanted at least 1"),
+    ],
+)
+def test_check_data_refuses(capsys, rooms, tmp_path, words, message):
+    assert re.search(
+        message, refused(capsys, "check-data", *[word.format(tmp=tmp_path, rooms=rooms) for word in words])
+    )
 
 
 def test_an_error_in_a_loader_worker_is_one_line(capsys, checkpoint, tmp_path):
@@ -345,7 +425,7 @@ def test_help_comes_without_loading_the_library():
     words = [sys.executable, "-X", "importtime", "-m", "normalkit.cli", "--help"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0
-    for word in ("predict", "evaluate", "depth-to-normals", "info"):
+    for word in ("predict", "evaluate", "check-data", "depth-to-normals", "info"):
         assert word in done.stdout
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "tyro" in loaded

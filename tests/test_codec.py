@@ -15,10 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from normalkit.codec import normals_to_rgb, read_normals, rgb_to_normals, write_normals
+from normalkit.codec import normals_to_rgb, read_normals, rgb_to_normals, stated_convention, write_normals
 from normalkit.geometry import Convention
 
 needs_exr = pytest.mark.skipif(importlib.util.find_spec("OpenEXR") is None, reason="the extra exr is not installed")
+needs_h5py = pytest.mark.skipif(importlib.util.find_spec("h5py") is None, reason="the extra datasets is not installed")
 EXR = pytest.param("exr", 8, marks=needs_exr)
 FORMATS = [("png", 8), ("png", 16), ("npy", 8), EXR]
 
@@ -272,6 +273,13 @@ def foreign(path, kind):
         Image.fromarray(rgba, "RGBA").save(path)
     elif kind in ("<f2", "<f8", ">f4"):
         np.save(path, nans.astype(kind))
+    elif kind.startswith("hdf5"):
+        import h5py
+
+        with h5py.File(path, "w") as file:
+            file.create_dataset(
+                "dataset", data=nans.astype(kind.removeprefix("hdf5 ")), chunks=True, compression="gzip"
+            )
     elif kind == "fortran":
         np.save(path, np.asfortranarray(values.astype(np.float32)))
     elif kind == "half":
@@ -294,6 +302,8 @@ def foreign(path, kind):
         ("npy", "fortran", 2e-5),
         pytest.param("exr", "half", 0.03, marks=needs_exr),
         pytest.param("exr", "blender", 2e-5, marks=needs_exr),
+        pytest.param("hdf5", "hdf5 <f2", 0.03, marks=needs_h5py),
+        pytest.param("hdf5", "hdf5 <f8", 2e-5, marks=needs_h5py),
     ],
 )
 def test_files_of_others_are_read_once_their_convention_is_given(tmp_path, suffix, kind, bound):
@@ -305,6 +315,27 @@ def test_files_of_others_are_read_once_their_convention_is_given(tmp_path, suffi
     assert torch.equal(mask, MASK)
     assert not normals[:, ~mask].any()
     assert degrees(normals, NORMALS)[MASK].max() <= bound
+
+
+@pytest.mark.parametrize(("suffix", "bits"), FORMATS)
+@pytest.mark.parametrize("convention", Convention)
+def test_a_file_s_convention_is_read_alone(tmp_path, suffix, bits, convention):
+    path = tmp_path / f"a.{suffix}"
+    write_normals(path, NORMALS, MASK, convention=convention, bits=bits)
+    assert stated_convention(path) is convention
+
+
+def test_a_file_of_others_states_none(tmp_path):
+    foreign(tmp_path / "a.png", "8-bit")
+    foreign(tmp_path / "a.npy", "<f8")
+    assert stated_convention(tmp_path / "a.png") is stated_convention(tmp_path / "a.npy") is None
+    with pytest.raises(FileNotFoundError, match=r"b\.npy does not exist"):
+        stated_convention(tmp_path / "b.npy")
+
+
+def test_hdf5_is_read_and_not_written(tmp_path):
+    with pytest.raises(ValueError, match=r"kept in \.png, \.npy or \.exr; \.hdf5 is not known"):
+        write_normals(tmp_path / "a.hdf5", NORMALS)
 
 
 def png_of(array, **options):
@@ -331,7 +362,7 @@ GREY = np.full((4, 4), 9, np.uint8)
     [
         ("a.jpg", b"", r"\.jpg is lossy"),
         ("a.JPEG", b"", r"\.jpeg is lossy"),
-        ("a.tiff", b"", r"kept in \.png, \.npy or \.exr; \.tiff is not known"),
+        ("a.tiff", b"", r"kept in \.png, \.npy, \.exr or \.hdf5; \.tiff is not known"),
         ("a", b"", "no suffix is not known"),
         ("a.png", b"", "empty"),
         ("a.npy", b"", "empty"),

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import normalkit
+from normalkit.data.layouts import LAYOUTS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -58,6 +59,19 @@ def test_each_module_has_its_api_page():
 def test_api_index_lists_each_public_name():
     index = (ROOT / "docs" / "api" / "index.md").read_text(encoding="utf-8")
     assert [name for name in normalkit.__all__ if f"`{name}`" not in index] == ["__version__"]
+
+
+def test_the_page_of_data_sets_says_what_the_layouts_do():
+    page = (ROOT / "docs" / "concepts" / "datasets.md").read_text(encoding="utf-8")
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("| `")
+    ]
+    assert [row[0].strip("`") for row in rows] == list(LAYOUTS)
+    for (_, _, axes, _, splits), layout in zip(rows, LAYOUTS.values(), strict=True):
+        assert axes.strip("`") == ("computed" if layout.normals is None else layout.convention.name)
+        assert re.match(r"\w+", splits)[0] == layout.splits[0]
+        assert all(split in splits for split in layout.splits)
+        assert all(str(count) in splits for count in layout.counts.values())
 
 
 def test_docstrings_name_their_examples_as_the_docs_expect():

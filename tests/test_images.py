@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from normalkit import images
-from normalkit.images import read_depth, read_image, read_intrinsics
+from normalkit.images import read_depth, read_hdf5, read_image, read_intrinsics, read_mask
 
 needs_exr = pytest.mark.skipif(importlib.util.find_spec("OpenEXR") is None, reason="the extra exr is not installed")
 
@@ -164,7 +164,7 @@ def test_truncated_files_are_refused_by_name(tmp_path, kind):
             read_image(tmp_path / "a.bin")
 
 
-@pytest.mark.parametrize("read", [read_image, read_depth, read_intrinsics])
+@pytest.mark.parametrize("read", [read_image, read_depth, read_intrinsics, read_mask])
 def test_missing_empty_foreign_files_and_folders_are_refused_by_name(tmp_path, read):
     suffix = ".txt" if read is read_intrinsics else ".png"
     (tmp_path / f"empty{suffix}").touch()
@@ -413,6 +413,71 @@ def test_other_intrinsics_are_refused_by_name(tmp_path, text, message):
     with pytest.raises(ValueError, match=message) as info:
         read_intrinsics(tmp_path / "K.txt")
     assert "K.txt" in str(info.value)
+
+
+# masks
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.uint16, np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(3, 4), (1, 3, 4), (3, 4, 1)])
+def test_masks_of_npy_are_what_is_not_zero(tmp_path, dtype, shape):
+    values = np.array([[0, 1, 0, 1], [1, 1, 1, 1], [0, 0, 0, 1]])
+    np.save(tmp_path / "mask.npy", values.reshape(shape).astype(dtype))
+    mask = read_mask(tmp_path / "mask.npy")
+    assert mask.dtype == torch.bool
+    assert mask.tolist() == (values > 0).tolist()
+
+
+@pytest.mark.parametrize("array", [np.ones((3, 4, 3)), np.ones(4), np.ones((0, 4)), np.array([["a"]])])
+def test_other_arrays_are_no_masks(tmp_path, array):
+    np.save(tmp_path / "mask.npy", array)
+    with pytest.raises(ValueError, match=r"mask\.npy: holds .*wanted numbers \(H, W\), 0 for invalid"):
+        read_mask(tmp_path / "mask.npy")
+
+
+# HDF5
+
+
+def save_hdf5(path, **arrays):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(path, "w") as file:
+        for name, array in arrays.items():
+            file[name] = array
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({}, "holds nothing; wanted one array of pixels called dataset"),
+        ({"depth": np.ones((2, 3))}, "holds depth; wanted one array"),
+        ({"dataset": np.ones(3)}, "holds dataset; wanted one array"),
+        ({"dataset": np.ones((0, 3))}, "claims 3 x 0 pixels"),
+    ],
+)
+def test_hdf5_of_another_kind_is_refused_by_name(tmp_path, arrays, message):
+    save_hdf5(tmp_path / "a.hdf5", **arrays)
+    with pytest.raises(ValueError, match=rf"a\.hdf5: .*{message}"):
+        read_hdf5(tmp_path / "a.hdf5")
+
+
+def test_broken_hdf5_is_refused_by_name(tmp_path, monkeypatch):
+    save_hdf5(tmp_path / "a.hdf5", dataset=np.random.default_rng(0).random((40, 50, 3)))
+    data = (tmp_path / "a.hdf5").read_bytes()
+    for name, content in (("cut", data[: len(data) // 2]), ("text", b"no HDF5" * 99), ("empty", b"")):
+        (tmp_path / f"{name}.hdf5").write_bytes(content)
+        with pytest.raises(ValueError, match=rf"{name}\.hdf5: "):
+            read_hdf5(tmp_path / f"{name}.hdf5")
+    with pytest.raises(FileNotFoundError, match=r"none\.hdf5 does not exist"):
+        read_hdf5(tmp_path / "none.hdf5")
+    monkeypatch.setattr(images, "MAX_PIXELS", 1999)
+    with pytest.raises(ValueError, match="claims 50 x 40 pixels"):
+        read_hdf5(tmp_path / "a.hdf5")
+
+
+def test_hdf5_without_its_package_names_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(ImportError, match=r'pip install "normalkit\[datasets\]"'):
+        read_hdf5(tmp_path / "a.hdf5")
 
 
 def test_real_frames(real_data):

@@ -15,6 +15,7 @@ from normalkit.visualize import (
     colour_sphere,
     comparison_grid,
     confusion_matrix_figure,
+    convention_grid,
     error_map,
     save_figure,
     study_figure,
@@ -188,6 +189,41 @@ def test_grid_colours_normals_in_another_convention():
     middle = next(text for text in figure.texts if text.get_text() == "+z")
     _, texts, panels = boxes(figure)
     assert overlap(texts[middle], panels[4])
+
+
+@pytest.mark.parametrize("with_image", [True, False])
+def test_convention_grid_marks_what_looks_away(with_image):
+    """A floor in OPENGL axes, in columns of two rays: straight ahead, and well down, where z alone does not decide."""
+    stored = constant(0, 0.9, 0.1)[0]
+    stored[:, :, 0] = 0
+    rays = constant(0, 0, 1)[0]
+    rays[1, :, 4:] = 1.0
+    notes = {convention: f"{i}" for i, convention in enumerate(Convention)}
+    images = [torch.zeros(3, 6, 8) if with_image else None]
+    figure = convention_grid(
+        images, [stored], [torch.ones(6, 8, dtype=torch.bool)], [rays], notes=notes, names=["room"], title="which"
+    )
+    drawn = pictures(figure)[with_image:]
+    # The file's own colours: (0, 0.9, 0.1) at unit length.
+    np.testing.assert_allclose(drawn[0][3, 1:], np.tile([128, 254, 142], (7, 1)), atol=1)
+    assert all(tuple(picture[3, 0]) == GREY for picture in drawn[:5])
+    cyan = [[tuple(picture[3, u]) == CYAN for u in (1, 6)] for picture in drawn[1:5]]
+    # (0, 0.9, 0.1) . (0, y, 1) for y = 0 and 1 after each convention's signs, OPENCV, OPENGL, DSINE, TASKONOMY.
+    assert cyan == [[True, True], [False, False], [False, False], [False, True]]
+    assert {"In the file", "OPENCV: 0", "TASKONOMY: 3", "room", "no normal", "looks away from the camera"} <= set(
+        words(figure)
+    )
+    assert ("Image" in words(figure)) == with_image
+
+
+def test_convention_grid_is_tidy():
+    stored, masks = list(unit(3, 3, 24, 32)), [torch.ones(24, 32, dtype=torch.bool)] * 3
+    notes = dict.fromkeys(Convention, "100.0%")
+    title = "Which way do the normals point? the data cannot tell, from 3 pictures: " + "one or the other, " * 9
+    figure = convention_grid([torch.rand(3, 24, 32)] * 3, stored, masks, stored, notes=notes, names="abc", title=title)
+    assert_tidy(figure, on_pictures=("\N{MINUS SIGN}z",))
+    with pytest.raises(ValueError, match=r"images, normals, masks, rays: \(1, 3, 3, 3\) entries"):
+        convention_grid([None], stored, masks, stored, notes=notes)
 
 
 def test_axis_labels_stand_at_the_ends_they_name():

@@ -19,6 +19,7 @@ __all__ = [
     "ImprovedNet",
     "NormalFolder",
     "NormalHead",
+    "PublishedNormals",
     "RGBDNormals",
     "SMPNormals",
     "SurfaceNormalMetrics",
@@ -32,6 +33,7 @@ __all__ = [
     "angular_loss",
     "convert_normals",
     "depth_to_normals",
+    "guess_convention",
     "load_model",
     "normals_to_rgb",
     "predict",
@@ -45,8 +47,10 @@ __all__ = [
 
 # The same names twice: type checkers and editors read the imports, the interpreter reads the table.
 if TYPE_CHECKING:
+    from normalkit.axes import guess_convention
     from normalkit.codec import normals_to_rgb, read_normals, rgb_to_normals, write_normals
     from normalkit.data.folder import NormalFolder
+    from normalkit.data.published import PublishedNormals
     from normalkit.data.rgbd import RGBDNormals
     from normalkit.data.synthetic.rooms import SyntheticRooms
     from normalkit.geometry import Convention, angular_error, convert_normals, depth_to_normals, rotate_normals
@@ -73,6 +77,7 @@ else:
         "ImprovedNet": "models.cifar",
         "NormalFolder": "data.folder",
         "NormalHead": "nn.heads",
+        "PublishedNormals": "data.published",
         "RGBDNormals": "data.rgbd",
         "SMPNormals": "models.smp",
         "SurfaceNormalMetrics": "metrics",
@@ -85,6 +90,7 @@ else:
         "angular_loss": "losses",
         "convert_normals": "geometry",
         "depth_to_normals": "geometry",
+        "guess_convention": "axes",
         "load_model": "models.checkpoint",
         "normals_to_rgb": "codec",
         "predict": "inference",

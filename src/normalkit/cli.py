@@ -1,4 +1,6 @@
-"""The `normalkit` command: predict, evaluate, depth-to-normals, info; and `run_script`, by which scripts end alike.
+"""The `normalkit` command: predict, evaluate, check-data, depth-to-normals, info.
+
+`run_script` ends scripts as it ends.
 
 What a subcommand needs is imported when it runs, so that `--help` answers at once.
 """
@@ -29,6 +31,7 @@ BAD_INPUT = (OSError, ValueError, ImportError, ArithmeticError, MemoryError)
 
 Format = Literal["png", "png16", "npy", "exr"]
 ConventionName = Literal["OPENCV", "OPENGL", "DSINE", "TASKONOMY"]
+DatasetName = Literal["nyuv2", "scannet", "ibims", "diode", "hypersim", "taskonomy", "framenet", "7scenes", "tum"]
 Device = Annotated[str, tyro.conf.arg(help="cpu, cuda, cuda:1, mps, ...")]
 Config = TypeVar("Config")
 
@@ -73,7 +76,11 @@ class Evaluate:
     checkpoint: Path
     """Folder of a trained model."""
     data: Path
-    """An RGB-D recording (7-Scenes or TUM layout), or with --images and --normals any folder of pairs."""
+    """A data set as it was released, an RGB-D recording, or with --images and --normals any folder of pairs."""
+    dataset: DatasetName | None = None
+    """Which data set it is; found out by its files if left out."""
+    split: str | None = None
+    """Its split; the one that the field scores if left out, all for every picture."""
     images: str | None = None
     """Pattern of the image files with one *, such as 'rgb/*.png'."""
     normals: str | None = None
@@ -81,7 +88,7 @@ class Evaluate:
     masks: str | None = None
     """Pattern of the mask files, where 0 is invalid."""
     convention: ConventionName | None = None
-    """Axes of the normal files; needed where these do not say so themselves."""
+    """Axes of the normal files; needed where neither these nor the data set say so."""
     flip: bool = False
     """Average with the prediction for the mirrored picture."""
     per_image: bool = False
@@ -102,6 +109,8 @@ class Evaluate:
         model = load_model(self.checkpoint, device=_checked_device(self.device))
         dataset = open_dataset(
             self.data,
+            dataset=self.dataset,
+            split=self.split,
             images=self.images,
             normals=self.normals,
             masks=self.masks,
@@ -116,6 +125,51 @@ class Evaluate:
             with atomic_file(self.json) as temporary:
                 temporary.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
         return 0
+
+
+@dataclass(frozen=True)
+class CheckData:
+    """Say what a folder of normals is: its layout, its splits, and which way its normals point."""
+
+    data: tyro.conf.Positional[Path]
+    """Folder of a data set as it was released, or with --normals of any files."""
+    dataset: DatasetName | None = None
+    """Which data set it is; found out by its files if left out."""
+    normals: str | None = None
+    """Pattern of the normal files with one *, such as 'normal/*.png', for a folder in no known layout."""
+    images: str | None = None
+    """Pattern of the pictures with one *, to draw them beside those."""
+    convention: ConventionName | None = None
+    """What the normals are said to be; by default what the data set or the files say."""
+    pictures: int = 12
+    """How many to look at; more of them make it surer."""
+    out: Path | None = None
+    """Also draw some of them to this file, as each convention understands them."""
+
+    def run(self) -> int:
+        """Do it; 1 if the normals are not what they are said to be."""
+        from normalkit.data.check import check_folder, report_figure
+        from normalkit.geometry import Convention
+
+        convention = None if self.convention is None else Convention[self.convention]
+        report = check_folder(
+            self.data,
+            dataset=self.dataset,
+            images=self.images,
+            normals=self.normals,
+            convention=convention,
+            pictures=self.pictures,
+        )
+        print("\n".join(report.lines()))
+        if self.out is not None:
+            from normalkit.visualize import save_figure
+
+            save_figure(report_figure(report), self.out)
+            print(f"{self.data} -> {self.out}")
+        if report.evidence is None:
+            return 0
+        assert report.declared is not None
+        raise ValueError(f"{self.data}: its normals are said to be {report.declared.name}, but {report.evidence}")
 
 
 @dataclass(frozen=True)
@@ -192,6 +246,7 @@ class Info:
 Command = (
     Annotated[Predict, tyro.conf.subcommand("predict")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[CheckData, tyro.conf.subcommand("check-data")]
     | Annotated[DepthToNormals, tyro.conf.subcommand("depth-to-normals")]
     | Annotated[Info, tyro.conf.subcommand("info")]
 )

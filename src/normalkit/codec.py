@@ -6,7 +6,7 @@ import io
 import os
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from normalkit.files import atomic_file
 from normalkit.geometry import Convention, convert_normals, normalize, valid_normals
-from normalkit.images import import_exr, read_exr, read_npy, read_png
+from normalkit.images import import_exr, read_exr, read_hdf5, read_npy, read_png
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,6 +25,9 @@ __all__ = ["normals_to_rgb", "read_normals", "rgb_to_normals", "write_normals"]
 
 CONVENTION_KEY = "normalkit:convention"
 """The name under which files carry their convention."""
+
+_Contents = tuple["NDArray[Any]", "NDArray[np.bool_] | None", str | None]
+"""The values (H, W, 3), which of them are valid where the format says so apart, and the convention that is stated."""
 
 
 def normals_to_rgb(normals: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -111,7 +114,7 @@ def write_normals(
         TypeError: A dtype is wrong.
         ImportError: `.exr` without the package OpenEXR.
     """
-    suffix = _known_suffix(path)
+    suffix = _known_suffix(path, (".png", ".npy", ".exr"))
     convention = Convention.parse(convention)
     if bits not in ((8, 16) if suffix == ".png" else (8,)):
         raise ValueError(f"bits={bits} for {path}: wanted 8 or 16 for .png; .npy and .exr are float32, leave bits out")
@@ -135,7 +138,8 @@ def read_normals(path: str | os.PathLike[str], *, convention: Convention | str |
 
     Args:
         path: `.png`, 8 or 16 bits, RGB, or RGBA with what is fully transparent invalid; `.npy`, floating point,
-            (H, W, 3); or `.exr` with channels R, G, B or X, Y, Z, which may have a common prefix (`Normal.X`).
+            (H, W, 3); `.exr` with channels R, G, B or X, Y, Z, which may have a common prefix (`Normal.X`); or
+            `.hdf5` with the array `dataset`, floating point, (H, W, 3), as Hypersim's.
         convention: The axes of the file. Needed where it does not carry them, as only files of `write_normals` do.
 
     Returns:
@@ -146,11 +150,10 @@ def read_normals(path: str | os.PathLike[str], *, convention: Convention | str |
         OSError: The file is missing or a folder, or may not be read.
         ValueError: It is empty, broken or of another kind; it carries a convention other than the one given;
             or there is none at all.
-        ImportError: `.exr` without the package OpenEXR.
+        ImportError: `.exr` without the package OpenEXR, or `.hdf5` without h5py.
     """
     wanted = None if convention is None else Convention.parse(convention)
-    reader = {".png": _read_png, ".npy": _read_npy, ".exr": _read_exr}[_known_suffix(path)]
-    values, mask, carried = reader(path)
+    values, mask, carried = _reader(path)(path)
     source = _choose_convention(path, carried, wanted)
     vectors = torch.from_numpy(values).permute(2, 0, 1)
     if vectors.is_floating_point():
@@ -162,12 +165,25 @@ def read_normals(path: str | os.PathLike[str], *, convention: Convention | str |
     return _where(valid, convert_normals(unit, source, Convention.OPENCV, dim=0)).contiguous(), valid
 
 
-def _known_suffix(path: str | os.PathLike[str]) -> str:
+def stated_convention(path: str | os.PathLike[str]) -> Convention | None:
+    """The convention that a file of normals states; None where it states none, as only files of `write_normals` do.
+
+    Raises:
+        OSError: The file is missing or a folder, or may not be read.
+        ValueError: It is empty, broken or of another kind, or states a convention that is not known.
+        ImportError: A package for its format is not installed.
+    """
+    carried = _reader(path)(path)[2]
+    return None if carried is None else _parse_carried(path, carried)
+
+
+def _known_suffix(path: str | os.PathLike[str], known: tuple[str, ...]) -> str:
     suffix = Path(path).suffix.lower()
+    kept = f"{', '.join(known[:-1])} or {known[-1]}"
     if suffix in (".jpg", ".jpeg", ".webp"):
-        raise ValueError(f"{path}: {suffix} is lossy and turns normals by degrees; use .png, .npy or .exr")
-    if suffix not in (".png", ".npy", ".exr"):
-        raise ValueError(f"{path}: normals are kept in .png, .npy or .exr; {suffix or 'no suffix'} is not known")
+        raise ValueError(f"{path}: {suffix} is lossy and turns normals by degrees; use {kept}")
+    if suffix not in known:
+        raise ValueError(f"{path}: normals are kept in {kept}; {suffix or 'no suffix'} is not known")
     return suffix
 
 
@@ -177,16 +193,25 @@ def _choose_convention(path: str | os.PathLike[str], carried: str | None, wanted
             known = ", ".join(Convention.__members__)
             raise ValueError(f"{path}: the file does not say which way its normals point; pass convention= ({known})")
         return wanted
-    try:
-        source = Convention.parse(carried)
-    except ValueError as error:
-        raise ValueError(f"{path}: the file's own {error}") from error
+    source = _parse_carried(path, carried)
     if wanted not in (None, source):
         raise ValueError(
             f"{path}: the file says that its convention is {source.name}, but convention={wanted.name}; "
             "leave the argument out, or write the file anew if it is wrong"
         )
     return source
+
+
+def _parse_carried(path: str | os.PathLike[str], carried: str) -> Convention:
+    try:
+        return Convention.parse(carried)
+    except ValueError as error:
+        raise ValueError(f"{path}: the file's own {error}") from error
+
+
+def _reader(path: str | os.PathLike[str]) -> Callable[[str | os.PathLike[str]], _Contents]:
+    readers = {".png": _read_png, ".npy": _read_npy, ".exr": _read_exr, ".hdf5": _read_hdf5}
+    return readers[_known_suffix(path, tuple(readers))]
 
 
 def _unit_normals(normals: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -240,7 +265,7 @@ def _save_exr(temporary: Path, unit: Tensor, convention: Convention, path: str |
         raise OSError(f"cannot write {path}: OpenEXR failed, as on a full disk ({error}); free some space") from error
 
 
-def _read_png(path: str | os.PathLike[str]) -> tuple[NDArray[Any], NDArray[np.bool_] | None, str | None]:
+def _read_png(path: str | os.PathLike[str]) -> _Contents:
     values, info = read_png(path)
     channels = 1 if values.ndim == 2 else values.shape[2]
     if channels not in (3, 4):
@@ -249,22 +274,27 @@ def _read_png(path: str | os.PathLike[str]) -> tuple[NDArray[Any], NDArray[np.bo
     return np.ascontiguousarray(values[..., :3]), mask, info.get(CONVENTION_KEY)
 
 
-def _read_npy(path: str | os.PathLike[str]) -> tuple[NDArray[Any], None, str | None]:
+def _read_npy(path: str | os.PathLike[str]) -> _Contents:
     values, text = read_npy(path)
+    key, _, name = text.partition("=")
+    return _vectors(path, values), None, (name if key == CONVENTION_KEY else None)
+
+
+def _read_hdf5(path: str | os.PathLike[str]) -> _Contents:
+    return _vectors(path, read_hdf5(path)), None, None
+
+
+def _vectors(path: str | os.PathLike[str], values: NDArray[Any]) -> NDArray[Any]:
+    """An array (H, W, 3) in a precision that torch computes in."""
     if values.ndim != 3 or values.shape[2] != 3 or values.size == 0 or values.dtype.kind != "f":
         raise ValueError(
             f"{path}: holds {values.dtype} of shape {values.shape}; wanted floating point (H, W, 3): put the "
             "components last with .transpose(1, 2, 0)"
         )
-    key, _, name = text.partition("=")
-    return (
-        np.ascontiguousarray(values, dtype=np.float64 if values.itemsize > 4 else np.float32),
-        None,
-        (name if key == CONVENTION_KEY else None),
-    )
+    return np.ascontiguousarray(values, dtype=np.float64 if values.itemsize > 4 else np.float32)
 
 
-def _read_exr(path: str | os.PathLike[str]) -> tuple[NDArray[Any], None, str | None]:
+def _read_exr(path: str | os.PathLike[str]) -> _Contents:
     channels, header = read_exr(path)
     values = np.stack([channels[name] for name in _vector_channels(path, channels)], -1)
     if values.dtype.kind != "f":

@@ -1,4 +1,4 @@
-"""Reading what normals are estimated from: pictures, depth maps, camera intrinsics."""
+"""Reading what normals are estimated from: pictures, masks, depth maps, camera intrinsics."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["read_depth", "read_image", "read_intrinsics"]
+__all__ = ["read_depth", "read_image", "read_intrinsics", "read_mask"]
 
 MAX_PIXELS = 150_000_000
 """The largest camera sensor has 150 million pixels; a header that claims more is broken or hostile."""
@@ -147,6 +147,33 @@ def read_intrinsics(path: str | os.PathLike[str]) -> Tensor:
             "fx and fy > 0"
         )
     return torch.from_numpy(matrix)
+
+
+def read_mask(path: str | os.PathLike[str]) -> Tensor:
+    """Which pixels count, from a picture or an array: those that are not 0.
+
+    Args:
+        path: A picture, in which 0 is 0 in every channel but alpha; or `.npy` of shape (H, W), (1, H, W) or (H, W, 1).
+
+    Returns:
+        (H, W) bool.
+
+    Raises:
+        OSError: The file is missing or a folder, or may not be read.
+        ValueError: It is empty, broken, or of another kind.
+    """
+    if Path(path).suffix.lower() == ".npy":
+        array = _one_plane(read_npy(path)[0])
+        if array.ndim != 2 or array.size == 0 or array.dtype.kind not in "bfiu":
+            raise ValueError(
+                f"{path}: holds {array.dtype} of shape {array.shape}; wanted numbers (H, W), 0 for invalid"
+            )
+        return torch.from_numpy(array != 0)
+    with open_picture(path, FORMATS) as picture, pillow_errors(path, FORMATS):
+        # As stored: in a conversion to 8 bits a 1 of 16 would become 0.
+        values = torch.from_numpy(np.array(picture) != 0)
+        colours = [i for i, band in enumerate(picture.getbands()) if band != "A"]
+    return values if values.ndim == 2 else values[..., colours].any(-1)
 
 
 def check_readable(path: str | os.PathLike[str]) -> None:
@@ -326,6 +353,44 @@ def import_exr() -> Any:
     return OpenEXR
 
 
+def read_hdf5(path: str | os.PathLike[str]) -> NDArray[Any]:
+    """The one array of an HDF5 file, under the name `dataset`, as Hypersim keeps a picture in each file.
+
+    Raises:
+        OSError: The file is missing or a folder, or may not be read.
+        ValueError: It is empty, broken, has no such array, or one of more than `MAX_PIXELS` rows and columns.
+        ImportError: The package h5py is not installed.
+    """
+    h5py = import_h5py()
+    check_readable(path)
+    with open(path, "rb"):
+        pass  # The system's own error, where the file may not be read: HDF5's does not tell.
+    try:
+        with h5py.File(os.fspath(path), "r") as file:
+            array = file.get("dataset")
+            if not isinstance(array, h5py.Dataset) or array.ndim < 2:
+                held = ", ".join(file) or "nothing"
+                raise ValueError(f"{path}: holds {held}; wanted one array of pixels called dataset, as in Hypersim")
+            check_size(path, array.shape[1], array.shape[0])
+            values: NDArray[Any] = array[()]
+    except (OSError, RuntimeError, KeyError) as error:
+        raise ValueError(f"{path}: not an HDF5 file, or broken ({error}); copy or download it again") from error
+    return values
+
+
+def import_h5py() -> Any:
+    """The package h5py.
+
+    Raises:
+        ImportError: It is not installed; the message says how to.
+    """
+    try:
+        import h5py
+    except ImportError as error:
+        raise ImportError('.hdf5 needs the package h5py: pip install "normalkit[datasets]"') from error
+    return h5py
+
+
 def _depth_png(path: str | os.PathLike[str]) -> NDArray[Any]:
     depth = read_png(path)[0]
     if depth.dtype != np.uint16 or depth.ndim != 2:
@@ -337,16 +402,21 @@ def _depth_png(path: str | os.PathLike[str]) -> NDArray[Any]:
 
 
 def _depth_npy(path: str | os.PathLike[str]) -> NDArray[Any]:
-    depth = read_npy(path)[0]
-    shape = depth.shape
-    if depth.ndim == 3 and 1 in (shape[0], shape[2]):
-        depth = depth.squeeze(0 if shape[0] == 1 else 2)
+    array = read_npy(path)[0]
+    depth = _one_plane(array)
     if depth.ndim != 2 or depth.size == 0 or depth.dtype.kind not in "fiu" or depth.dtype.itemsize == 1:
         raise ValueError(
-            f"{path}: holds {depth.dtype} of shape {shape}; wanted (H, W) of floating-point metres, or integers of at "
-            "least 16 bits"
+            f"{path}: holds {array.dtype} of shape {array.shape}; wanted (H, W) of floating-point metres, or integers "
+            "of at least 16 bits"
         )
     return depth
+
+
+def _one_plane(array: NDArray[Any]) -> NDArray[Any]:
+    """Without the single channel that may stand first or last."""
+    if array.ndim == 3 and 1 in (array.shape[0], array.shape[2]):
+        return array.squeeze(0 if array.shape[0] == 1 else 2)
+    return array
 
 
 def _depth_exr(path: str | os.PathLike[str]) -> NDArray[Any]:

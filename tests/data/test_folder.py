@@ -9,6 +9,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
+from normalkit import SyntheticRooms
 from normalkit.codec import write_normals
 from normalkit.data.folder import NormalFolder
 from normalkit.geometry import Convention
@@ -65,6 +66,22 @@ def test_files_that_do_not_say(tmp_path, convention):
     np.testing.assert_allclose(data[0]["normals"], normals_of(1), atol=1e-6)
     with pytest.raises(ValueError, match=r"a_normal\.npy: the file does not say which way its normals point"):
         NormalFolder(tmp_path, normals="*_normal.npy", convention=None)
+
+
+def test_normals_that_point_another_way_are_refused_with_the_evidence(tmp_path):
+    rooms = SyntheticRooms(4, size=(48, 64), seed=5)
+    for i in range(4):
+        Image.new("RGB", (64, 48)).save(tmp_path / f"{i}_img.png")
+        # OPENGL, by hand.
+        stored = rooms[i]["normals"].permute(1, 2, 0).numpy() * [1, -1, -1]
+        np.save(tmp_path / f"{i}_normal.npy", stored)
+    assert len(NormalFolder(tmp_path, normals="*_normal.npy", convention=Convention.OPENGL)) == 4
+    with pytest.raises(
+        ValueError, match=r"its normals are said to be OPENCV, but they look like OPENGL .*% of the surf"
+    ):
+        NormalFolder(tmp_path, normals="*_normal.npy", convention=Convention.OPENCV)
+    unchecked = NormalFolder(tmp_path, normals="*_normal.npy", convention=Convention.OPENCV, check=False)
+    assert unchecked[0]["normals"][2, unchecked[0]["mask"]].mean() > 0
 
 
 def test_mixed_conventions(tmp_path):

@@ -6,12 +6,13 @@ and leave no figure open behind them. matplotlib comes with the extra `train` an
 
 from normalkit.visualize.charts import confusion_matrix_figure, study_figure, training_curves
 from normalkit.visualize.figure import save_figure
-from normalkit.visualize.grid import colour_sphere, comparison_grid, error_map
+from normalkit.visualize.grid import colour_sphere, comparison_grid, convention_grid, error_map
 
 __all__ = [
     "colour_sphere",
     "comparison_grid",
     "confusion_matrix_figure",
+    "convention_grid",
     "error_map",
     "save_figure",
     "study_figure",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.text import Text
 
-__all__ = ["colour_sphere", "comparison_grid", "error_map"]
+__all__ = ["colour_sphere", "comparison_grid", "convention_grid", "error_map"]
 
 _Picture = npt.NDArray[np.uint8]
 _Side = Literal["left", "center", "right"]
@@ -179,7 +179,67 @@ def comparison_grid(
         for i in range(len(images))
     ]
     headings = ["Image", "Prediction"] if normals is None else ["Image", "Truth", "Prediction", "Angular error"]
-    return _draw_grid(rows, headings, title, scale, convention)
+    swatches = [("no truth", _NO_TRUTH)] * any(row.no_truth for row in rows)
+    swatches += [("no prediction", _NO_PREDICTION)] * any(row.no_prediction for row in rows)
+    return _draw_grid(rows, headings, title, scale, convention, swatches)
+
+
+def convention_grid(
+    images: Sequence[Tensor | None],
+    normals: Sequence[Tensor],
+    masks: Sequence[Tensor],
+    rays: Sequence[Tensor],
+    *,
+    notes: Mapping[Convention, str],
+    names: Sequence[str] | None = None,
+    title: str | None = None,
+) -> Figure:
+    """Draw normals as each convention understands them: the right one has no cyan.
+
+    A row a picture: the image, where there is one; the normals in the colours of the file; and, for each convention,
+    what they are if the file is in it, in OPENCV colours. Pixels that would then look away from the camera, which no
+    surface that is seen does, are cyan; pixels without a normal are grey.
+
+    Args:
+        images: (3, H, W), float in [0, 1] or uint8; all of them None for none.
+        normals: (3, H, W), in the axes of the file, any length.
+        masks: (H, W) bool, where the normals count.
+        rays: (3, H, W), the direction in which each pixel looks, OPENCV.
+        notes: A word to stand beside each convention's name, such as how sure it is.
+        names: One for each row.
+        title: Stands above the grid.
+
+    Returns:
+        The figure; pyplot does not know it.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: Numbers of rows or shapes differ.
+    """
+    require_matplotlib()
+    if not len(images) == len(normals) == len(masks) == len(rays) > 0:
+        counts = (len(images), len(normals), len(masks), len(rays))
+        raise ValueError(f"images, normals, masks, rays: {counts} entries; wanted as many of each, and at least one")
+    rows = []
+    for i, image in enumerate(images):
+        raw, valid = normals[i].double(), valid_normals(normals[i], masks[i], dim=0)
+        shown = [] if image is None else [_photo(image)]
+        shown.append(_colours(raw, valid, _NO_TRUTH, Convention.OPENCV))
+        for convention in notes:
+            meant = convert_normals(raw, convention, Convention.OPENCV, dim=0)
+            drawn = _colours(meant, valid, _NO_TRUTH, Convention.OPENCV)
+            drawn[((meant * rays[i]).sum(0) > 0).numpy() & valid.numpy()] = _NO_PREDICTION
+            shown.append(drawn)
+        captions = [names[i] if names else "", *[""] * (len(shown) - 1)]
+        rows.append(_Row(shown, captions, not bool(valid.all()), False))
+    headings = [
+        *["Image"] * (images[0] is not None),
+        "In the file",
+        *(f"{c.name}: {note}" for c, note in notes.items()),
+    ]
+    swatches = [("looks away from the camera", _NO_PREDICTION)]
+    swatches += [("no normal", _NO_TRUTH)] * any(row.no_truth for row in rows)
+    return _draw_grid(rows, headings, title, None, Convention.OPENCV, swatches)
 
 
 @dataclass(frozen=True)
@@ -257,7 +317,7 @@ def _grid_row(
     scale: ScalarMappable,
     convention: Convention,
 ) -> _Row:
-    photo = _picture(image if image.dtype == torch.uint8 else (image.float().clamp(0, 1) * 255).round())
+    photo = _photo(image)
     prediction = normalize(prediction.double(), dim=0)
     dead = prediction.abs().amax(0) == 0
     predicted = _colours(prediction, ~dead, _NO_PREDICTION, convention)
@@ -286,6 +346,10 @@ def _colours(normals: Tensor, valid: Tensor, otherwise: tuple[int, int, int], co
     drawn = _picture(normals_to_rgb(convert_normals(known, Convention.OPENCV, convention, dim=0), valid))
     drawn[~valid.numpy()] = otherwise
     return drawn
+
+
+def _photo(image: Tensor) -> _Picture:
+    return _picture(image if image.dtype == torch.uint8 else (image.float().clamp(0, 1) * 255).round())
 
 
 def _picture(rgb: Tensor) -> _Picture:
@@ -327,7 +391,12 @@ class _Page:
 
 
 def _draw_grid(
-    rows: list[_Row], headings: list[str], title: str | None, scale: ScalarMappable, convention: Convention
+    rows: list[_Row],
+    headings: list[str],
+    title: str | None,
+    scale: ScalarMappable | None,
+    convention: Convention,
+    swatches: list[tuple[str, tuple[int, int, int]]],
 ) -> Figure:
     cell, sizes = _picture_sizes([row.pictures[0].shape[:2] for row in rows])
     pitch = cell + _GAP
@@ -350,10 +419,8 @@ def _draw_grid(
                 page.text(x, top + down + 0.13, shortened(text, cell, BODY), size=BODY)
         top += down + caption + _GAP
 
-    swatches = [("no truth", _NO_TRUTH)] * any(row.no_truth for row in rows)
-    swatches += [("no prediction", _NO_PREDICTION)] * any(row.no_prediction for row in rows)
     _draw_sphere_key(page, width / 2, top, convention)
-    if "Angular error" in headings:
+    if scale is not None and "Angular error" in headings:
         left = centres[-1] - cell / 2
         _draw_colour_bar(page, scale, left, top, cell)
         _draw_swatches(page, swatches, left + 0.1, top + 0.72)
