@@ -76,6 +76,11 @@ def test_seeds_differ_and_finished_ones_are_not_trained_again(trained, squares, 
     assert run("train", "--data", squares, "--out", trained, "--seeds", "3", "4", *QUICK) == 0
     assert capsys.readouterr().out.count("finished earlier") == 2
     assert (trained / "results.csv").read_bytes() == before
+    # The rows alone are needed, not the images.
+    elsewhere = trained / "elsewhere" / squares.name
+    assert run("train", "--data", elsewhere, "--out", trained, "--seeds", "3", "4", *QUICK) == 0
+    assert run("train", "--data", elsewhere, "--out", trained, "--seeds", "3", "5", *QUICK) == 1
+    assert f"{elsewhere} does not exist" in capsys.readouterr().err
 
 
 def test_evaluate_prints_the_reports_lines(trained, squares, tmp_path, capsys):
@@ -152,6 +157,7 @@ def test_ablate_runs_what_is_not_finished_and_reports_all(squares, tmp_path, cap
     assert capsys.readouterr().out.count("finished earlier") == 1
     assert rows_of(tmp_path / "results" / "table.csv")[:2] == first
     lines = (tmp_path / "results" / "table.md").read_text().splitlines()
+    assert run("ablate", "--data", tmp_path / squares.name, *words[2:], "pooled head", "no batch norm") == 0
     # All of Table 2 has a line, with the report's figure, whether it was run or not.
     assert len(lines) == 2 + 8
     assert [line.split("|")[3].strip() for line in lines[2:5]] == ["87.00", "86.00", "87.90"]
