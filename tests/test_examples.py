@@ -195,6 +195,8 @@ def test_evaluate_keeps_the_predictions_that_it_scores(trained, recording, tmp_p
     printed = line_of(capsys.readouterr().out)
     suffix = ".npy" if form == "npy" else ".png"
     assert names(out) == [f"frame-{number:06}.normals{suffix}" for number in range(3)]
+    # A PNG has its bits a channel there.
+    assert form == "npy" or (out / "frame-000000.normals.png").read_bytes()[24] == (16 if form == "png16" else 8)
     data = RGBDNormals(recording / "val")
     truths = {sample["name"]: (sample["normals"], sample["mask"]) for sample in (data[i] for i in range(3))}
     # 8 bits turn a normal by up to 0.39 degrees, which may carry a pixel over a limit.
@@ -472,6 +474,8 @@ def test_a_study_leaves_a_table_of_another_version_alone(study, tmp_path, capsys
     errors = capsys.readouterr().err
     assert message in errors
     assert "move it away" in errors
+    # Said once, and not of each run.
+    assert "runs failed" not in errors
     assert table.read_text() == "variant,seed,mean\nnone,0,30.5\n"
     assert not (tmp_path / "runs").exists()
 

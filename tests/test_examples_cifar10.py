@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from scripts import run_example
+from squares import COLOURS, write_squares
 
 from normalkit.models import BaseNet
 from normalkit.models.checkpoint import read_config
@@ -16,20 +17,13 @@ from normalkit.models.checkpoint import read_config
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "cifar10"
-COLOURS = {"blue": (40, 60, 220), "green": (50, 200, 60), "red": (220, 50, 40)}
 QUICK = ["--epochs", "2", "--batch-size", "8", "--holdout", "6"]
 
 
 @pytest.fixture(scope="module")
 def squares(tmp_path_factory):
     folder = tmp_path_factory.mktemp("squares")
-    draw = np.random.default_rng(0)
-    for split, count in (("train", 14), ("test", 4)):
-        for name, colour in COLOURS.items():
-            (folder / split / name).mkdir(parents=True)
-            for i in range(count):
-                pixels = np.clip(draw.normal(colour, 25, (32, 32, 3)), 0, 255).astype(np.uint8)
-                Image.fromarray(pixels).save(folder / split / name / f"{i}.png")
+    write_squares(folder)
     return folder
 
 
