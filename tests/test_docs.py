@@ -1,6 +1,8 @@
 """The documentation: every Python snippet runs, and every module has its page."""
 
+import json
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,8 @@ from normalkit.data.layouts import LAYOUTS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-SNIPPET = re.compile(r"(?P<before>(?:^<!--[^\n]*-->\n+)?)^```python\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
+MAKER = runpy.run_path(str(ROOT / "docs" / "notebook.py"))
+SNIPPET = MAKER["SNIPPET"]
 NOT_RUN = re.compile(r"<!-- no-test: (?P<reason>\S.*) -->")
 
 
@@ -46,6 +49,52 @@ def test_snippets_are_found(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("# A\n\n```python\na = 1\n```\n\n<!-- no-test: needs a photo -->\n```python\nb = 2\n```\n")
     assert _snippets(page) == [("\n\n\na = 1\n", True), ("\n" * 8 + "b = 2\n", False)]
+
+
+def test_the_notebook_is_what_its_page_gives():
+    command = "python docs/notebook.py"
+    assert MAKER["NOTEBOOK"].read_text(encoding="utf-8") == MAKER["notebook"](), f"run {command}, and commit its result"
+
+
+def test_a_notebook_has_the_text_and_the_snippets_of_its_page_in_order(tmp_path):
+    page = tmp_path / "learn" / "page.md"
+    page.parent.mkdir()
+    page.write_text(
+        "# A\n\nSee [b](../b.md#c), ![d](d.png), [e](https://e.org/f) and [g](#h).\n\n"
+        "```python\na = [1](0)\n\nb = 2\n```\n```python\nc = 3\n```\n\n```\nshell\n```\n"
+    )
+    made = json.loads(MAKER["notebook"](page, tmp_path / "examples" / "x.ipynb"))
+    assert [(cell["cell_type"], "".join(cell["source"])) for cell in made["cells"]] == [
+        ("code", "%matplotlib inline"),
+        ("markdown", "# A\n\nSee [b](../b.md#c), ![d](../learn/d.png), [e](https://e.org/f) and [g](#h)."),
+        ("code", "a = [1](0)\n\nb = 2"),
+        ("code", "c = 3"),
+        ("markdown", "```\nshell\n```"),
+    ]
+    assert len({cell["id"] for cell in made["cells"]}) == 5
+
+
+def test_links_of_the_notebook_lead_somewhere():
+    cells = json.loads(MAKER["NOTEBOOK"].read_text(encoding="utf-8"))["cells"]
+    text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    links = [link for link in re.findall(r"\]\(([^)#\s]+)", text) if ":" not in link]
+    assert len(links) > 3
+    assert [link for link in links if not (MAKER["NOTEBOOK"].parent / link).is_file()] == []
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_and_shows_its_figures(tmp_path):
+    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    book = nbformat.read(MAKER["NOTEBOOK"], as_version=4)
+    nbformat.validate(book)
+    nbclient.NotebookClient(book, timeout=250, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    cells = [cell for cell in book.cells if cell.cell_type == "code"]
+    figures = [cell for cell in cells if any("image/png" in output.get("data", {}) for output in cell.outputs)]
+    # Those whose last line is a figure.
+    drawn = [cell for cell in cells if re.match(r"(training_curves|comparison_grid)\(", cell.source.splitlines()[-1])]
+    assert figures == drawn
+    assert len(figures) == 2
+    assert re.fullmatch(r"(\d+\.\d{4}, ){4}\d+\.\d{4}", cells[-1].outputs[-1].text.strip())
 
 
 def test_each_module_has_its_api_page():

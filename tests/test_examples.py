@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 import signal
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from PIL import Image
 from recordings import write_recording
 from scripts import run_example
 
-from normalkit.codec import read_normals
+from normalkit.codec import read_normals, write_normals
 from normalkit.data import RGBDNormals
 from normalkit.inference import predict
 from normalkit.models.checkpoint import load_model, read_config
@@ -167,6 +168,135 @@ def test_evaluate_gives_the_figures_of_training(capsys, trained, recording, tmp_
     assert json.loads(out.read_text())["mean"] != json.loads((trained / "val.json").read_text())["mean"]
 
 
+def line_of(output):
+    """The five figures of evaluate.py, from its last line."""
+    names, figures = output.splitlines()[-1].split(": ")
+    assert names == "mean, median, 11.25, 22.5, 30"
+    assert all(len(word.partition(".")[2]) == 4 for word in figures.split(", "))
+    return [float(word) for word in figures.split(", ")]
+
+
+def figures_of(folder, truths, suffix):
+    """The five figures of prediction files, by numpy: from the angles of all pixels."""
+    errors = []
+    for name, (normals, mask) in truths.items():
+        predicted, _ = read_normals(folder / f"{name}.normals{suffix}")
+        cosine = (predicted * normals).sum(0).double().numpy()[mask.numpy()]
+        errors.append(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
+    errors = np.concatenate(errors)
+    return [errors.mean(), np.median(errors), *(100 * (errors < limit).mean() for limit in (11.25, 22.5, 30))]
+
+
+@pytest.mark.parametrize("form", ["png", "png16", "npy"])
+def test_evaluate_keeps_the_predictions_that_it_scores(trained, recording, tmp_path, capsys, form):
+    words = ("--checkpoint", trained / "best", "--data", recording / "val", "--workers", "0", "--batch-size", "2")
+    out = tmp_path / "sent" / "in"
+    assert run("evaluate", *words, "--predictions", out, "--format", form) == 0
+    printed = line_of(capsys.readouterr().out)
+    suffix = ".npy" if form == "npy" else ".png"
+    assert names(out) == [f"frame-{number:06}.normals{suffix}" for number in range(3)]
+    # A PNG has its bits a channel there.
+    assert form == "npy" or (out / "frame-000000.normals.png").read_bytes()[24] == (16 if form == "png16" else 8)
+    data = RGBDNormals(recording / "val")
+    truths = {sample["name"]: (sample["normals"], sample["mask"]) for sample in (data[i] for i in range(3))}
+    # 8 bits turn a normal by up to 0.39 degrees, which may carry a pixel over a limit.
+    figures = figures_of(out, truths, suffix)
+    assert printed[:2] == pytest.approx(figures[:2], abs=0.3 if form == "png" else 0.03)
+    assert printed[2:] == pytest.approx(figures[2:], abs=5 if form == "png" else 0.1)
+
+
+def test_evaluate_scores_normals_in_files_and_frames_in_folders_of_their_own(trained, recording, tmp_path, capsys):
+    truths = {}
+    for part, folder in enumerate(("seq-01", "seq-02")):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+        for color in sorted((recording / "val").glob("*.color.jpg"))[:2]:
+            name = color.name.removesuffix(".color.jpg")
+            shutil.copy(color, tmp_path / "data" / folder)
+            normals = torch.zeros(3, 48, 64)
+            normals[part], normals[2] = 0.6, -0.8
+            write_normals(tmp_path / "data" / folder / f"{name}.normal.png", normals)
+            truths[f"{folder}/{name}"] = normals, torch.ones(48, 64, dtype=torch.bool)
+    words = ("--checkpoint", trained / "best", "--data", tmp_path / "data", "--workers", "0")
+    out = tmp_path / "out"
+    assert run("evaluate", *words, "--predictions", out, "--format", "png16") == 0
+    assert {path.relative_to(out).as_posix() for path in out.rglob("*.png")} == {f"{n}.normals.png" for n in truths}
+    # The truth of 8 bits.
+    assert line_of(capsys.readouterr().out)[:2] == pytest.approx(figures_of(out, truths, ".png")[:2], abs=0.3)
+
+
+def test_evaluate_predicts_pictures_that_have_no_truth(trained, recording, tmp_path, capsys):
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    frame = Image.open(next((recording / "val").glob("*.color.jpg")))
+    frame.save(photos / "frame-000007.color.jpg")
+    frame.rotate(90, expand=True).save(photos / "mine.png")
+    (photos / "text.jpg").write_text("not a picture")
+    words = ("--checkpoint", trained / "best", "--data", photos, "--workers", "0")
+    assert run("evaluate", *words) == 1
+    assert f"{photos}: pictures without depth or normals, so there is nothing to score" in capsys.readouterr().err
+    assert run("evaluate", *words, "--predictions", out, "--out", tmp_path / "figures.json") == 1
+    assert not out.exists()
+    assert run("evaluate", *words, "--predictions", out) == 1
+    said = capsys.readouterr()
+    assert f"{photos}: 3 pictures without depth or normals; not scored" in said.out
+    assert f"evaluate.py: {photos / 'text.jpg'}: not a JPEG" in said.err
+    assert "evaluate.py: 1 of 3 files failed" in said.err
+    assert names(out) == ["frame-000007.normals.png", "mine.normals.png"]
+    model = load_model(trained / "best")
+    for name, photo in (("frame-000007", "frame-000007.color.jpg"), ("mine", "mine.png")):
+        normals, _ = read_normals(out / f"{name}.normals.png")
+        assert (normals * predict(model, photos / photo)).sum(0).min() > 0.999
+
+
+def test_evaluate_refuses_before_it_reads_the_network(trained, recording, tmp_path, capsys):
+    """The checkpoint is missing: what is said first was found first."""
+    words = ("--checkpoint", tmp_path / "nowhere", "--workers", "0", "--data")
+    (tmp_path / "file").touch()
+    (tmp_path / "empty").mkdir()
+    for more, message in (
+        ([tmp_path / "empty"], f"{tmp_path / 'empty'}: no pictures in this folder"),
+        ([tmp_path / "none"], f"{tmp_path / 'none'}: no such folder"),
+        ([recording / "val", "--predictions", tmp_path / "file" / "out"], f"cannot write {tmp_path / 'file' / 'out'}"),
+        ([recording / "val", "--out", tmp_path / "file" / "f.json"], f"cannot write {tmp_path / 'file'}"),
+        ([recording / "val", "--out", tmp_path / "empty"], f"--out {tmp_path / 'empty'} is a folder"),
+    ):
+        assert run("evaluate", *words, *more) == 1
+        assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_evaluate_names_the_frame_that_does_not_decode(trained, recording, tmp_path, capsys):
+    data = shutil.copytree(recording / "val", tmp_path / "data")
+    broken = data / "frame-000002.color.jpg"
+    broken.write_bytes(broken.read_bytes()[:300])
+    words = ("--checkpoint", trained / "best", "--data", data, "--workers", "0", "--out", tmp_path / "f.json")
+    assert run("evaluate", *words) == 1
+    assert f"{broken}: the file is truncated or broken" in capsys.readouterr().err
+    assert not (tmp_path / "f.json").exists()
+
+
+def test_evaluate_refuses_names_that_collide_or_leave_the_folder(trained, recording, tmp_path, capsys):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    frame = Image.open(next((recording / "val").glob("*.color.jpg")))
+    frame.save(photos / "a.color.jpg")
+    frame.save(photos / "a.png")
+    words = ("--checkpoint", trained / "best", "--data", photos, "--workers", "0", "--predictions")
+    assert run("evaluate", *words, tmp_path / "out") == 1
+    assert "frames a and a would both be written to" in capsys.readouterr().err
+    (photos / "a.png").unlink()
+    # A folder of frames that links elsewhere in the folder of predictions.
+    (tmp_path / "data" / "seq").mkdir(parents=True)
+    for path in (recording / "val").glob("frame-000000.*"):
+        shutil.copy(path, tmp_path / "data" / "seq")
+    shutil.copy(recording / "val" / "camera-intrinsics.txt", tmp_path / "data")
+    (tmp_path / "out").mkdir(exist_ok=True)
+    (tmp_path / "out" / "seq").symlink_to(tmp_path / "photos")
+    words = ("--checkpoint", trained / "best", "--data", tmp_path / "data", "--workers", "0", "--predictions")
+    assert run("evaluate", *words, tmp_path / "out") == 1
+    assert "frame seq/frame-000000: its prediction would leave" in capsys.readouterr().err
+    assert names(photos) == ["a.color.jpg"]
+
+
 def test_predict_draws_and_writes(trained, recording, tmp_path, capsys):
     photos = sorted((recording / "val").glob("*.color.jpg"))[:2]
     words = ("--checkpoint", trained / "best", "--out", tmp_path / "out")
@@ -178,6 +308,12 @@ def test_predict_draws_and_writes(trained, recording, tmp_path, capsys):
     assert run("predict", *words, "--photos", photos[0], recording / "train" / photos[0].name) == 1
     assert run("predict", *words, "--photos", tmp_path / "nowhere.jpg") == 1
     assert "nowhere.jpg: no such file" in capsys.readouterr().err
+    (tmp_path / "0.jpg").write_text("not a picture")
+    assert run("predict", *words[:3], tmp_path / "more", "--photos", tmp_path / "0.jpg", photos[1]) == 1
+    errors = capsys.readouterr().err
+    assert f"predict.py: {tmp_path / '0.jpg'}: not a JPEG" in errors
+    assert "predict.py: 1 of 2 files failed" in errors
+    assert names(tmp_path / "more") == [f"{stems[1]}.figure.png", f"{stems[1]}.normals.png"]
 
 
 def test_demo_draws_trains_scores_and_keeps_what_is_there(tmp_path, capsys):
@@ -205,7 +341,7 @@ def test_visualize_draws_photos_and_reports_on_frames(trained, recording, tmp_pa
     (photos / "text.jpg").write_text("not a picture")
     words = ("--checkpoint", trained / "best", "--out", out, "--workers", "0", "--count", "2")
     assert run("visualize", *words, "--photos", photos, "--data", recording / "val") == 1
-    assert f"{photos / 'text.jpg'}" in capsys.readouterr().out
+    assert f"left out: {photos / 'text.jpg'}: not a JPEG" in capsys.readouterr().err
     figures = [f"{name}.{kind}" for name in ("best", "curves", "frames", "photos", "worst") for kind in ("pdf", "png")]
     assert names(out) == sorted([*figures, "errors.csv", "report.md"])
     rows = rows_of(out / "errors.csv")
@@ -217,6 +353,26 @@ def test_visualize_draws_photos_and_reports_on_frames(trained, recording, tmp_pa
     assert f"| all | {mean:.2f} |" in text
     assert "| config.encoder | `test_resnet` |" in text
     assert all((out / name).is_file() for name in re.findall(r"\]\((\S+)\)", text))
+
+
+def test_visualize_spreads_many_photos_over_pages(trained, recording, tmp_path):
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    frame = Image.open(next((recording / "val").glob("*.color.jpg")))
+    for number in range(9):
+        frame.save(photos / f"{number}.jpg")
+    assert run("visualize", "--checkpoint", trained / "best", "--out", out, "--photos", photos) == 0
+    assert names(out) == ["photos-1.pdf", "photos-1.png", "photos-2.pdf", "photos-2.png"]
+    first, second = (Image.open(out / f"photos-{number}.png").height for number in (1, 2))
+    assert first > 3 * second
+
+
+def test_visualize_of_photos_none_of_which_decodes_draws_none(trained, tmp_path, capsys):
+    (tmp_path / "text.jpg").write_text("not a picture")
+    words = ("--checkpoint", trained / "best", "--out", tmp_path / "out", "--photos", tmp_path)
+    assert run("visualize", *words) == 1
+    assert f"left out: {tmp_path / 'text.jpg'}: not a JPEG" in capsys.readouterr().err
+    assert names(tmp_path / "out") == []
 
 
 def test_visualize_says_what_it_wants(trained, recording, tmp_path, capsys):
@@ -289,6 +445,51 @@ def test_a_study_of_costs(study, tmp_path):
 
 def slug(name):
     return re.sub(r"\W+", "-", f"{name} ")
+
+
+def test_a_study_with_an_impossible_member_keeps_the_others(study, tmp_path, capsys):
+    # This encoder has no level 1.
+    words = ("--encoder", "test_convnext", "--variants", "without skip 4", "none")
+    assert study("skips", *words) == 1
+    errors = capsys.readouterr().err
+    assert "without skip 4, seed 0: failed: ValueError: skips=(1, 2, 3): level 1 does not exist" in errors
+    assert "1 of 2 runs failed; the others are kept" in errors
+    table = tmp_path / "results" / "skips-test_convnext.csv"
+    assert [row["variant"] for row in rows_of(table)] == ["none"]
+    assert "| none " in table.with_suffix(".md").read_text()
+    before = table.read_bytes()
+    assert study("skips", *words) == 1
+    assert "none, seed 0: finished earlier" in capsys.readouterr().out
+    assert table.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["skips", "upsampling"])
+def test_a_study_leaves_a_table_of_another_version_alone(study, tmp_path, capsys, name):
+    """Its own, and that of a study whose runs it would take over."""
+    table = tmp_path / "results" / f"{name}-test_resnet.csv"
+    table.parent.mkdir()
+    table.write_text("variant,seed,mean\nnone,0,30.5\n")
+    assert study("skips", "--variants", "none") == 1
+    message = f"{table}, line 1: the columns are variant, seed, mean; wanted variant, seed, settings"
+    errors = capsys.readouterr().err
+    assert message in errors
+    assert "move it away" in errors
+    # Said once, and not of each run.
+    assert "runs failed" not in errors
+    assert table.read_text() == "variant,seed,mean\nnone,0,30.5\n"
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_finished_study_needs_its_rows_alone(study, tmp_path, capsys):
+    assert study("skips", "--variants", "none") == 0
+    table = tmp_path / "results" / "skips-test_resnet.csv"
+    table.with_suffix(".md").unlink()
+    shutil.rmtree(tmp_path / "runs")
+    # The rows say the name of the data, not its place.
+    assert study("skips", "--variants", "none", "--data", tmp_path / "elsewhere" / "kitchen") == 0
+    assert "| none " in table.with_suffix(".md").read_text()
+    assert study("skips", "--variants", "none", "--data", tmp_path / "elsewhere" / "kitchen", "--seeds", "0", "1") == 1
+    assert "no such folder" in capsys.readouterr().err
 
 
 def test_a_study_refuses_what_it_has_not(study, recording, tmp_path, capsys):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from scripts import run_example
+from squares import COLOURS, write_squares
 
 from normalkit.models import BaseNet
 from normalkit.models.checkpoint import read_config
@@ -16,20 +17,13 @@ from normalkit.models.checkpoint import read_config
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "cifar10"
-COLOURS = {"blue": (40, 60, 220), "green": (50, 200, 60), "red": (220, 50, 40)}
 QUICK = ["--epochs", "2", "--batch-size", "8", "--holdout", "6"]
 
 
 @pytest.fixture(scope="module")
 def squares(tmp_path_factory):
     folder = tmp_path_factory.mktemp("squares")
-    draw = np.random.default_rng(0)
-    for split, count in (("train", 14), ("test", 4)):
-        for name, colour in COLOURS.items():
-            (folder / split / name).mkdir(parents=True)
-            for i in range(count):
-                pixels = np.clip(draw.normal(colour, 25, (32, 32, 3)), 0, 255).astype(np.uint8)
-                Image.fromarray(pixels).save(folder / split / name / f"{i}.png")
+    write_squares(folder)
     return folder
 
 
@@ -76,6 +70,11 @@ def test_seeds_differ_and_finished_ones_are_not_trained_again(trained, squares, 
     assert run("train", "--data", squares, "--out", trained, "--seeds", "3", "4", *QUICK) == 0
     assert capsys.readouterr().out.count("finished earlier") == 2
     assert (trained / "results.csv").read_bytes() == before
+    # The rows alone are needed, not the images.
+    elsewhere = trained / "elsewhere" / squares.name
+    assert run("train", "--data", elsewhere, "--out", trained, "--seeds", "3", "4", *QUICK) == 0
+    assert run("train", "--data", elsewhere, "--out", trained, "--seeds", "3", "5", *QUICK) == 1
+    assert f"{elsewhere} does not exist" in capsys.readouterr().err
 
 
 def test_evaluate_prints_the_reports_lines(trained, squares, tmp_path, capsys):
@@ -152,6 +151,7 @@ def test_ablate_runs_what_is_not_finished_and_reports_all(squares, tmp_path, cap
     assert capsys.readouterr().out.count("finished earlier") == 1
     assert rows_of(tmp_path / "results" / "table.csv")[:2] == first
     lines = (tmp_path / "results" / "table.md").read_text().splitlines()
+    assert run("ablate", "--data", tmp_path / squares.name, *words[2:], "pooled head", "no batch norm") == 0
     # All of Table 2 has a line, with the report's figure, whether it was run or not.
     assert len(lines) == 2 + 8
     assert [line.split("|")[3].strip() for line in lines[2:5]] == ["87.00", "86.00", "87.90"]

@@ -15,6 +15,7 @@ from normalkit.study import (
     StudyRow,
     Variant,
     describe_machine,
+    is_finished,
     read_study,
     run_study,
     study_markdown,
@@ -102,6 +103,41 @@ def test_a_finished_run_counts_only_with_the_same_settings(tmp_path, settings, r
     assert len(run.calls) == runs
     assert rows[0].settings == settings
     assert read_study(table) == ([old, *rows] if runs else [old])
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"epochs": 3, "width": 16, "net": {"head": "flatten", "norm": None}}, "net.head"),
+        ({"epochs": 3, "width": 16.0, "net": {"head": "pool"}}, "net.norm, width"),
+        ({"epochs": 2, "width": 4, "more": True}, "epochs, more, net.head, net.norm, width"),
+    ],
+)
+def test_a_run_that_is_done_again_says_what_is_new(tmp_path, capsys, settings, said):
+    table = tmp_path / "widths.csv"
+    old = {"width": 16, "net": {"head": "pool", "norm": None}}
+    for epochs in (1, 3):
+        run_study([Variant("wide", {**old, "epochs": epochs})], Runs(), seeds=[0], table=table)
+    capsys.readouterr()
+    run_study([Variant("wide", settings)], Runs(), seeds=[0, 1], table=table)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"[1/2] wide, seed 0: running; the table has it with another {said}"
+    assert lines[2] == "[2/2] wide, seed 1: running"
+
+
+def test_a_study_is_finished_when_its_table_has_every_run(tmp_path):
+    table = tmp_path / "widths.csv"
+    assert not is_finished([WIDE], seeds=[0], table=table)
+    run_study([WIDE, NARROW], Runs({("wide", 1): ValueError("too wide")}), seeds=[0, 1], table=table)
+    assert is_finished([WIDE, NARROW], seeds=[0], table=table)
+    assert is_finished([NARROW], seeds=[1, 0], table=table)
+    assert not is_finished([WIDE, NARROW], seeds=[0, 1], table=table)
+    assert not is_finished([Variant("wide", {**WIDE.settings, "epochs": 3})], seeds=[0], table=table)
+    with pytest.raises(ValueError, match="seeds is empty"):
+        is_finished([WIDE], seeds=[], table=table)
+    table.write_text("epoch,loss\n")
+    with pytest.raises(ValueError, match="another version"):
+        is_finished([WIDE], seeds=[0], table=table)
 
 
 def test_settings_are_compared_as_json_and_not_by_their_spelling(tmp_path):

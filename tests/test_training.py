@@ -916,13 +916,23 @@ def numpy_errors(data, predictions):
 @pytest.mark.parametrize("flip", [False, True])
 def test_evaluate_equals_numpy(mask, flip):
     data = Scenes(7, changed=False, mask=mask)
-    figures = evaluate(Turned(), evaluation_loader(data, batch_size=3, workers=0), flip=flip, progress=False)
+    kept = []
+    figures = evaluate(
+        Turned(),
+        evaluation_loader(data, batch_size=3, workers=0),
+        flip=flip,
+        progress=False,
+        each=lambda batch, normals: kept.extend(zip(batch["image"], normals, strict=True)),
+    )
     predictions = [2 * image - 1 for image in data.images]
     if flip:
         # The picture is its own prediction, so its mirror image gives the same with x the other way round.
         unit = [p / p.norm(dim=0) for p in predictions]
         other = [p * torch.tensor([-1.0, 1, 1]).view(3, 1, 1) for p in unit]
         predictions = [(a + b) / (a + b).norm(dim=0) for a, b in zip(unit, other, strict=True)]
+    for image, prediction, (image_kept, prediction_kept) in zip(data.images, predictions, kept, strict=True):
+        assert torch.equal(image, image_kept)
+        torch.testing.assert_close(prediction, prediction_kept)
     errors = np.concatenate(numpy_errors(data, predictions))
     assert figures["mean"] == pytest.approx(errors.mean(), abs=1e-3)
     assert figures["median"] == pytest.approx(np.median(errors), abs=3e-3)

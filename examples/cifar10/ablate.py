@@ -18,7 +18,7 @@ from train import Config as Training
 from train import describe, read_data, train
 
 from normalkit.cli import run_script
-from normalkit.study import Variant, read_study, run_study, write_report
+from normalkit.study import Variant, is_finished, read_study, run_study, write_report
 
 # The report's names and validation figures; its table counts one layer fewer than its names for the last two.
 VARIANTS: dict[str, tuple[dict[str, Any], float | None]] = {
@@ -71,13 +71,13 @@ def main(cfg: Config) -> int:
         dataclasses.replace(describe(config, name), reported={} if reported is None else {"accuracy": reported})
         for (name, config), (_, reported) in zip(configs.items(), VARIANTS.values(), strict=True)
     ]
-    data = read_data(base)
+    chosen = [variant for variant in variants if variant.name in cfg.variants]
+    data = () if is_finished(chosen, seeds=cfg.seeds, table=cfg.table) else read_data(base)
 
     def run(variant: Variant, seed: int) -> dict[str, float]:
         folder = re.sub(r"\W+", "-", f"{variant.name} {variant.settings['epochs']} epochs seed {seed}")
         return train(configs[variant.name], seed, *data, cfg.runs / folder)
 
-    chosen = [variant for variant in variants if variant.name in cfg.variants]
     _, failures = run_study(chosen, run, seeds=cfg.seeds, table=cfg.table)
     if cfg.table.exists():
         rows = read_study(cfg.table)

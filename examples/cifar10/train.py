@@ -22,7 +22,7 @@ from normalkit.cli import run_script
 from normalkit.data import LabeledImages, device_evaluation_loader, device_training_loader, read_labeled_images
 from normalkit.files import atomic_file
 from normalkit.models import Classifier
-from normalkit.study import Variant, run_study, study_markdown
+from normalkit.study import Variant, is_finished, run_study, study_markdown
 from normalkit.training import TrainingSettings, fit, is_main_process, read_rows, training_device
 from normalkit.visualize import confusion_matrix_figure, save_figure, training_curves
 
@@ -105,13 +105,10 @@ class Config:
 
 def main(cfg: Config) -> int:
     """Train with each seed, and print the figures."""
-    training, validation = read_data(cfg)
-    variant = describe(cfg)
+    variant, table = describe(cfg), cfg.out / "results.csv"
+    data = () if is_finished([variant], seeds=cfg.seeds, table=table) else read_data(cfg)
     rows, failures = run_study(
-        [variant],
-        lambda _, seed: train(cfg, seed, training, validation, cfg.out / f"seed{seed}"),
-        seeds=cfg.seeds,
-        table=cfg.out / "results.csv",
+        [variant], lambda _, seed: train(cfg, seed, *data, cfg.out / f"seed{seed}"), seeds=cfg.seeds, table=table
     )
     print(
         study_markdown(rows, [variant], figures={"accuracy": "validation (%)", "accuracy_flip": "with mirroring (%)"})

@@ -25,7 +25,7 @@ from train import describe, read_frames, score, train
 
 from normalkit.cli import run_script
 from normalkit.models.checkpoint import read_config
-from normalkit.study import Variant, read_study, run_study, write_report
+from normalkit.study import Variant, is_finished, read_study, run_study, write_report
 from normalkit.training import TrainingSettings, is_main_process
 
 FIGURES = ("mean", "median", "11.25", "22.5", "30")
@@ -113,11 +113,14 @@ def main(cfg: Config) -> int:
         Variant(name, describe(configs[name]), dict(zip(FIGURES, reported, strict=False)))
         for name, (_, reported) in members.items()
     ]
-    frames = read_frames(base)
-    if frames.val is None:
-        raise FileNotFoundError(f"{cfg.data / 'val'}: missing; the variants are scored on its frames")
+    chosen = [variant for variant in variants if cfg.variants is None or variant.name in cfg.variants]
     table = cfg.results / f"{cfg.study}-{cfg.encoder}.csv"
     elsewhere = [path for path in cfg.results.glob(f"*-{cfg.encoder}.csv") if path != table]
+    for path in elsewhere:
+        read_study(path)  # One of another version fails here, not in each run.
+    frames = None if is_finished(chosen, seeds=cfg.seeds, table=table) else read_frames(base)
+    if frames is not None and frames.val is None:
+        raise FileNotFoundError(f"{cfg.data / 'val'}: missing; the variants are scored on its frames")
 
     def run(variant: Variant, seed: int) -> dict[str, float]:
         known = find_run(variant, seed, elsewhere)
@@ -137,7 +140,6 @@ def main(cfg: Config) -> int:
             "seconds": seconds,
         }
 
-    chosen = [variant for variant in variants if cfg.variants is None or variant.name in cfg.variants]
     _, failures = run_study(chosen, run, seeds=cfg.seeds, table=table)
     if table.exists() and is_main_process():
         headings = {name: name if name in ("mean", "median") else f"< {name}" for name in FIGURES}

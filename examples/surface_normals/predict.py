@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from normalkit import load_model, predict, write_normals
-from normalkit.cli import find_pictures, result_paths, run_script
+from normalkit.cli import find_pictures, for_each_file, result_paths, run_script
 from normalkit.files import check_writable
 from normalkit.images import read_image
 from normalkit.visualize import comparison_grid, save_figure
@@ -29,18 +29,20 @@ class Config:
     """Average with the prediction for the mirrored picture."""
 
 
-def main(cfg: Config) -> None:
-    """Write each photo's normals and figure."""
+def main(cfg: Config) -> int:
+    """Write each photo's normals and figure; 1 if a photo failed."""
     results = result_paths(find_pictures(cfg.photos), cfg.out)
     model = load_model(cfg.checkpoint)
     check_writable(cfg.out)
-    for photo, result in results.items():
+
+    def one(photo: Path, result: Path) -> None:
         image = read_image(photo)
         normals = predict(model, image, flip=cfg.flip)
         write_normals(result, normals)
         figure = comparison_grid(image[None].float() / 255, normals[None], names=[photo.stem])
         save_figure(figure, cfg.out / f"{photo.stem}.figure.png")
-        print(f"{photo} -> {result} and {photo.stem}.figure.png")
+
+    return for_each_file(results, one, program="predict.py")
 
 
 if __name__ == "__main__":

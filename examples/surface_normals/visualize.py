@@ -3,9 +3,10 @@ r"""Pictures and a report of a trained network: on photos, and on frames whose n
 python examples/surface_normals/visualize.py --checkpoint runs/surface_normals/best --out pictures \
     --photos my_photos/ --data ../shared/data/red_kitchen/val
 
-`photos.pdf` and `photos.png` have each photo beside its normals; `frames.pdf` and `frames.png` some frames with
-truth, prediction and error. `report.md` has the network's settings, its training curves, its figures over all frames
-and by what surfaces face, and its best and worst frames; `errors.csv` has a line for each frame.
+`photos.pdf` and `photos.png` have each photo beside its normals, on several pages (`photos-1.pdf`) where they are
+many; `frames.pdf` and `frames.png` some frames with truth, prediction and error. `report.md` has the network's
+settings, its training curves, its figures over all frames and by what surfaces face, and its best and worst frames;
+`errors.csv` has a line for each frame.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import csv
 import itertools
 import statistics
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +34,9 @@ from normalkit.models import NormalEstimator
 from normalkit.models.checkpoint import read_config
 from normalkit.training import dotted, evaluate, format_figures, read_rows
 from normalkit.visualize import comparison_grid, save_figure, training_curves
+
+PAGE = 8
+"""Photos in a figure; more would not fit a screen or a sheet."""
 
 
 @dataclass(frozen=True)
@@ -70,26 +75,29 @@ def main(cfg: Config) -> int:
     if dataset is not None:
         write_report(cfg, model, dataset)
     for failure in failures:
-        print(failure)
+        print(f"left out: {failure}", file=sys.stderr)
     return 1 if failures else 0
 
 
 def draw_photos(cfg: Config, model: NormalEstimator, photos: Sequence[Path]) -> list[str]:
-    """One figure of all photos; those that do not decode are left out, and their errors returned."""
+    """Figures of all photos; those that do not decode are left out, and their errors returned."""
     images: list[Tensor] = []
+    normals: list[Tensor] = []
     failures, names = [], []
     for photo in photos:
         try:
-            images.append(read_image(photo))
-        except (OSError, ValueError) as error:
-            failures.append(str(error))
+            image = read_image(photo)
+            normals.append(predict(model, image, flip=cfg.flip))
+        except (OSError, ValueError, MemoryError) as error:
+            message = str(error)
+            failures.append(message if str(photo) in message else f"{photo}: {message}")
             continue
+        images.append(image.float() / 255)
         names.append(photo.stem)
-    if not images:
-        return failures
-    normals = [predict(model, image, flip=cfg.flip) for image in images]
-    figure = comparison_grid([image.float() / 255 for image in images], normals, names=names)
-    save(cfg, "photos", figure)
+    pages = [slice(first, first + PAGE) for first in range(0, len(images), PAGE)]
+    for number, page in enumerate(pages, 1):
+        name = "photos" if len(pages) == 1 else f"photos-{number:0{len(str(len(pages)))}}"
+        save(cfg, name, comparison_grid(images[page], normals[page], names=names[page]))
     return failures
 
 
@@ -155,7 +163,9 @@ def report_text(cfg: Config, figures: Mapping[str, float], report: ErrorReport, 
         parts.append(f"Without a valid pixel, and left out: {', '.join(report.left_out)}.")
     if curves:
         parts += ["## Training", "![Loss and errors by epoch](curves.png)"]
-    parts += ["## Settings", table(["setting", "value"], [[key, f"`{value}`"] for key, value in dotted(facts)])]
+    # Six digits of a figure say all.
+    settings = [[key, f"`{f'{value:.6g}' if isinstance(value, float) else value}`"] for key, value in dotted(facts)]
+    parts += ["## Settings", table(["setting", "value"], settings)]
     return "\n\n".join(parts) + "\n"
 
 

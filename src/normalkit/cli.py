@@ -1,6 +1,4 @@
-"""The `normalkit` command: predict, evaluate, check-data, depth-to-normals, info.
-
-`run_script` ends scripts as it ends.
+"""The `normalkit` command, predict, evaluate, check-data, depth-to-normals and info; and what scripts share with it.
 
 What a subcommand needs is imported when it runs, so that `--help` answers at once.
 """
@@ -22,7 +20,7 @@ from normalkit.files import atomic_file, check_writable
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["find_pictures", "main", "result_paths", "run_script"]
+__all__ = ["find_pictures", "for_each_file", "main", "result_paths", "run_script"]
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm")
 """Suffixes of the pictures in a folder; a file that is named itself may have any."""
@@ -66,7 +64,7 @@ class Predict:
         def one(photo: Path, result: Path) -> None:
             _write(result, predict(model, photo, flip=self.flip), self.format, self.convention)
 
-        return _for_each(results, one)
+        return for_each_file(results, one)
 
 
 @dataclass(frozen=True)
@@ -219,7 +217,7 @@ class DepthToNormals:
         def one(path: Path, result: Path) -> None:
             _write(result, normals_from(read_depth(path, scale=self.scale)), self.format, self.convention)
 
-        return _for_each(results, one)
+        return for_each_file(results, one)
 
 
 @dataclass(frozen=True)
@@ -329,6 +327,35 @@ def result_paths(sources: Sequence[Path], out: Path, *, suffix: str = ".png") ->
     return results
 
 
+def for_each_file(
+    results: Mapping[Path, Path], work: Callable[[Path, Path], None], *, program: str = "normalkit"
+) -> int:
+    """Work through files; one that fails is reported on stderr and does not stop the rest.
+
+    Args:
+        results: Where each source's result goes.
+        work: Takes a source and its result.
+        program: Stands in front of what is reported.
+
+    Returns:
+        The exit code: 1 if any failed, else 0.
+    """
+    failed = 0
+    for source, result in results.items():
+        try:
+            work(source, result)
+        except BAD_INPUT as error:
+            failed += 1
+            message = _one_line(error)
+            where = "" if str(source) in message or str(result) in message else f"{source}: "
+            print(f"{program}: {where}{message}", file=sys.stderr)
+        else:
+            print(f"{source} -> {result}")
+    if failed:
+        print(f"{program}: {failed} of {len(results)} files failed", file=sys.stderr)
+    return 1 if failed else 0
+
+
 def _is_picture(path: Path) -> bool:
     hidden_or_result = path.name.startswith(".") or path.stem.endswith(".normals")
     return path.suffix.lower() in PICTURES and not hidden_or_result and path.is_file()
@@ -359,24 +386,6 @@ def _write(path: Path, normals: Tensor, kind: Format, convention: str) -> None:
     from normalkit.codec import write_normals
 
     write_normals(path, normals, convention=convention, bits=16 if kind == "png16" else 8)
-
-
-def _for_each(results: Mapping[Path, Path], work: Callable[[Path, Path], None]) -> int:
-    """Work through the files; one that fails is reported and does not stop the rest."""
-    failed = 0
-    for source, result in results.items():
-        try:
-            work(source, result)
-        except BAD_INPUT as error:
-            failed += 1
-            message = _one_line(error)
-            where = "" if str(source) in message or str(result) in message else f"{source}: "
-            print(f"normalkit: {where}{message}", file=sys.stderr)
-        else:
-            print(f"{source} -> {result}")
-    if failed:
-        print(f"normalkit: {failed} of {len(results)} files failed", file=sys.stderr)
-    return 1 if failed else 0
 
 
 def _exit_code(name: str, work: Callable[[], int | None]) -> int:

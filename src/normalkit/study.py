@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from normalkit.files import atomic_file, check_writable
-from normalkit.training import Interrupted, format_figures
+from normalkit.training import Interrupted, dotted, format_figures
 from normalkit.visualize import save_figure, study_figure
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "Summary",
     "Variant",
     "describe_machine",
+    "is_finished",
     "read_study",
     "run_study",
     "study_markdown",
@@ -177,7 +178,7 @@ def run_study(
         if key in finished:
             print(f"{label}: finished earlier: {format_figures(finished[key].figures)}", flush=True)
             continue
-        print(f"{label}: running", flush=True)
+        print(f"{label}: running{_other_settings(finished.values(), variant, seed)}", flush=True)
         try:
             row = _timed(run, variant, seed)
         except Interrupted:
@@ -195,6 +196,25 @@ def run_study(
         head = f"{len(failures)} of {len(grid)} runs failed; the others are kept in {table}, and skipped next time:"
         print(head, *failures, sep="\n  ", file=sys.stderr, flush=True)
     return [finished[key] for key in keys if key in finished], failures
+
+
+def is_finished(variants: Sequence[Variant], *, seeds: Sequence[int], table: str | Path) -> bool:
+    """Whether a study's table holds all of its runs, so that no data need be read for them.
+
+    Args:
+        variants: As for `run_study`, and so are `seeds` and `table`.
+        seeds: One run of each variant for each.
+        table: The CSV file; one that is missing holds none.
+
+    Raises:
+        ValueError: The variants or seeds are none or repeat, or the table is not a study's (see `read_study`).
+        OSError: The table cannot be read.
+    """
+    _check_grid(variants, seeds)
+    finished = _finished(Path(table))
+    return all(
+        _key(variant.name, variant.settings, seed) in finished for seed, variant in itertools.product(seeds, variants)
+    )
 
 
 def read_study(table: str | Path) -> list[StudyRow]:
@@ -413,6 +433,19 @@ def _key(name: str, settings: Mapping[str, Any], seed: int) -> _Key:
 
 def _is_of(row: StudyRow, variant: Variant) -> bool:
     return row.variant == variant.name and _canonical(row.settings) == _canonical(variant.settings)
+
+
+def _other_settings(rows: Iterable[StudyRow], variant: Variant, seed: int) -> str:
+    """Why a run that the table has is done again: in what the one most like it differs; empty if it has none."""
+
+    def facts(settings: Mapping[str, Any]) -> set[tuple[str, str]]:
+        return {(name, json.dumps(value)) for name, value in dotted(json.loads(_canonical(settings)))}
+
+    wanted = facts(variant.settings)
+    others = [wanted ^ facts(row.settings) for row in rows if (row.variant, row.seed) == (variant.name, seed)]
+    if not others:
+        return ""
+    return f"; the table has it with another {', '.join(sorted({name for name, _ in min(others, key=len)}))}"
 
 
 def _finished(table: Path) -> dict[_Key, StudyRow]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +49,7 @@ def evaluate(
     flip: bool = False,
     reduction: Reduction = "pooled",
     progress: bool = True,
+    each: Callable[[Batch, Tensor], None] | None = None,
 ) -> Figures:
     """Score a model on a data set: the assignment's `simple_predict`.
 
@@ -61,6 +62,8 @@ def evaluate(
         flip: Average the prediction with that of the mirrored image.
         reduction: "pooled" counts every pixel alike, "per_image" every image; see `SurfaceNormalMetrics`.
         progress: Whether to show a progress bar.
+        each: Called with every batch and its predictions (B, 3, H, W), for instance to write them to files; in
+            several processes with this one's share.
 
     Returns:
         `loss`, the L1 over the scored pixels and their channels, pooled in either case; and the figures of
@@ -81,6 +84,8 @@ def evaluate(
             usable = prediction.isfinite().all(1) & prediction.any(1)
             scored = valid_normals(normals, mask) & usable
             l1.update(angular_loss_terms(prediction, normals, scored)[0], scored.sum())
+            if each is not None:
+                each(batch, prediction)
     figures = metrics.compute()
     return {"loss": float(l1.compute())} | {name: float(value) for name, value in figures.items()}
 
