@@ -10,6 +10,7 @@ nothing, to see that it works; give it a few images.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shlex
@@ -122,7 +123,7 @@ def main(cfg: Config) -> int:
         print(f"{label}: {states[step.name]}", flush=True)
         if code in STOPPED:
             break
-    write_page(cfg, steps, states)
+    write_page(cfg, plan(dataclasses.replace(cfg, only=None)), states)
     print(f"{cfg.out / 'README.md'} has the results")
     bad = [f"{name}: {state}" for name, state in states.items() if state.startswith(("failed", "left out"))]
     if bad:
@@ -291,7 +292,7 @@ def write_page(cfg: Config, steps: Iterable[Step], states: Mapping[str, str]) ->
     """All results on one page."""
     parts = ["# Both assignments, run anew"]
     for step in steps:
-        parts += [f"## {step.name}", f"{states.get(step.name, 'not begun')}."]
+        parts += [f"## {step.name}", f"{states.get(step.name, 'not run this time')}."]
         parts.append(f"```\npython examples/{step.script} {shlex.join(map(str, step.words))}\n```")
         for path in step.found():
             try:

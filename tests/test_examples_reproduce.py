@@ -186,7 +186,7 @@ def test_a_step_that_is_stopped_stops_all(reproduce, config, scripts, code):
     assert reproduce.main(cfg) == code
     assert ran.calls == ["cifar10-base", "cifar10-base-plain", "cifar10-improved"]
     page = (cfg.out / "README.md").read_text()
-    assert page.count("\nnot begun.\n") == 12
+    assert page.count("\nnot run this time.\n") == 12
 
 
 def test_a_result_of_another_version_costs_the_page_nothing_else(reproduce, config, scripts):
@@ -199,6 +199,18 @@ def test_a_result_of_another_version_costs_the_page_nothing_else(reproduce, conf
     page = (cfg.out / "README.md").read_text()
     assert "results.csv is not shown: " in page
     assert "| cifar10-ablation |" in page
+
+
+def test_the_page_keeps_the_results_of_steps_that_are_not_run(reproduce, config, scripts):
+    scripts(config())
+    reproduce.main(config())
+    cfg = config(only=("cifar10-base",))
+    ran = scripts(cfg)
+    assert reproduce.main(cfg) == 0
+    assert ran.calls == ["cifar10-base"]
+    page = (cfg.out / "README.md").read_text()
+    assert "\n| normals-skips-resnet18 |\n" in page
+    assert page.count("\nnot run this time.\n") == 14
 
 
 @pytest.mark.parametrize(
