@@ -101,12 +101,13 @@ def _peak_memory(
     # Libraries and threads are set up by a map of a few pixels.
     contender([tuple(x[..., :8, :8] for x in distinct[0])])
     Path("/proc/self/clear_refs").write_text("5")
-    before = _status("VmRSS")
+    before = process_memory("VmRSS")
     contender(distinct[i % DISTINCT_MAPS] for i in range(maps))
-    return (_status("VmHWM") - before) / 1024
+    return (process_memory("VmHWM") - before) / 1024
 
 
-def _status(field_name: str) -> int:
+def process_memory(field_name: str) -> int:
+    """A line of this process's status, in kB; FileNotFoundError where there is none."""
     found = re.search(rf"{field_name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert found is not None
     return int(found[1])

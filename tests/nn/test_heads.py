@@ -35,6 +35,25 @@ def test_bilinear_head_computes_as_the_report():
         torch.testing.assert_close(ours(features), theirs(features), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("channels", [(), (4,), (6, 4)])
+@pytest.mark.parametrize("scale", [1, 4])
+def test_bilinear_head_trains_as_plain_modules(channels, scale):
+    ours = BilinearHead(8, channels, scale).double()
+    theirs = nn.Sequential(*ours.children())
+    features = torch.randn(2, 8, 3, 2, dtype=torch.float64, requires_grad=True)
+    tensors = [features, *ours.parameters()]
+    upstream = torch.randn(2, 3, 3 * scale, 2 * scale, dtype=torch.float64)
+    expected = torch.autograd.grad(theirs(features), tensors, upstream)
+    for found, wanted in zip(torch.autograd.grad(ours(features), tensors, upstream), expected, strict=True):
+        torch.testing.assert_close(found, wanted)
+    # Gradients of the weights alone, and none at all.
+    torch.testing.assert_close(torch.autograd.grad(ours(features.detach()), tensors[1:], upstream), expected[1:])
+    before = features.detach().clone()
+    with torch.no_grad():
+        torch.testing.assert_close(ours(features), theirs(features))
+    torch.testing.assert_close(features, before, rtol=0, atol=0)
+
+
 def test_bilinear_head_takes_any_widths_and_scale():
     assert BilinearHead(5, (), 4)(torch.rand(2, 5, 3, 2)).shape == (2, 3, 12, 8)
     assert BilinearHead(5, (7, 6), 8)(torch.rand(2, 5, 3, 2)).shape == (2, 3, 24, 16)

@@ -3,5 +3,6 @@
 from normalkit.nn.decoder import UNetDecoder
 from normalkit.nn.encoder import TimmEncoder
 from normalkit.nn.heads import BilinearHead, NormalHead
+from normalkit.nn.upsample import upsampled_conv2d
 
-__all__ = ["BilinearHead", "NormalHead", "TimmEncoder", "UNetDecoder"]
+__all__ = ["BilinearHead", "NormalHead", "TimmEncoder", "UNetDecoder", "upsampled_conv2d"]

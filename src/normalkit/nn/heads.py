@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import nn
+from torch import Tensor, nn
+
+from normalkit.nn.upsample import upsampled_conv2d
 
 __all__ = ["BilinearHead", "NormalHead"]
 
@@ -39,7 +41,7 @@ class BilinearHead(nn.Sequential):
     """Up-sample the encoder's deepest map to the image's size, then convolve: the report's first network.
 
     `Upsample`, then for each of `channels` a 3 x 3 convolution and a ReLU, then a 1 x 1 convolution to the
-    three components.
+    three components. The first two modules are computed as one, by `upsampled_conv2d`: their hooks do not run.
 
     Args:
         in_channels: Channels of the encoder's deepest map.
@@ -68,6 +70,24 @@ class BilinearHead(nn.Sequential):
             in_channels = width
         layers.append(nn.Conv2d(in_channels, 3, kernel_size=1))
         super().__init__(*layers)
+        self.scale = scale
+
+    def forward(self, features: Tensor) -> Tensor:
+        """The raw normals.
+
+        Args:
+            features: (B, in_channels, H, W).
+
+        Returns:
+            (B, 3, scale * H, scale * W), of any length.
+        """
+        _, first, *rest = self
+        assert isinstance(first, nn.Conv2d)
+        raw = upsampled_conv2d(features, first.weight, first.bias, scale=self.scale)
+        for layer in rest:
+            # In place, as new memory costs more than the ReLU; but autograd would copy all of the first map, a view.
+            raw = raw.relu_() if isinstance(layer, nn.ReLU) and not raw.requires_grad else layer(raw)
+        return raw
 
     def _get_name(self) -> str:
         # Printed as the report prints it, so that the two can be compared line by line.
