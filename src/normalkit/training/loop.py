@@ -235,8 +235,7 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate(self.step)
         if self.bfloat16 is None:
-            self.bfloat16 = self._from_main(lambda: faster_in_bfloat16(self.model, batch, loss))
-            self.accelerator.print(f"precision: {'bfloat16' if self.bfloat16 else 'float32'}")
+            self.bfloat16 = self._from_main(lambda: self._find_precision(batch, loss))
         with self._autocast():
             values = loss(self.wrapped, batch)
         self.accelerator.backward(values["loss"])
@@ -246,6 +245,13 @@ class _Run:
         if self.average is not None:
             self.average.update()
         return {name: value.detach() for name, value in values.items()}, norm
+
+    def _find_precision(self, batch: Batch, loss: LossFunction) -> bool:
+        from tqdm import tqdm
+
+        faster = faster_in_bfloat16(self.model, batch, loss)
+        tqdm.write(f"precision: {'bfloat16' if faster else 'float32'}")
+        return faster
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.bfloat16:
