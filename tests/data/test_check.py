@@ -111,6 +111,16 @@ def test_files_that_say_their_convention_wrongly(tmp_path, rooms):
         check_folder(tmp_path, normals="*.png")
 
 
+def test_labels_that_are_turned_when_read_are_judged_as_they_are(tmp_path, rooms):
+    """Turned to the camera, Hypersim's would look right whichever way z pointed."""
+    pytest.importorskip("h5py")
+    for i, (normals, mask, _) in enumerate(rooms):
+        write_frame("hypersim", tmp_path, f"ai_001_001/cam_00/{i:04}", normals, mask, signs=(1, 1, 1))
+    report = check_folder(tmp_path)
+    assert (report.declared, report.guesses[0].convention) == (Convention.OPENGL, Convention.OPENCV)
+    assert report.evidence is not None
+
+
 def test_a_recording(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     write_recording(tmp_path / "data", 3)

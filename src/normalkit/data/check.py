@@ -143,7 +143,8 @@ def check_folder(
     else:
         layout = detect_layout(root) if dataset is None else parse_layout(dataset)
         data = _open_all(root, layout)
-        counts, declared = {"all": len(data)} | _split_counts(root, layout), layout.convention  # type: ignore[arg-type]
+        counts = {"all": len(data), **_split_counts(root, layout)}  # type: ignore[arg-type]
+        declared = layout.convention
         looks = _look_at_samples(data, layout.convention, pictures)
     guesses = guess_convention(
         [look.normals for look in looks], [look.mask for look in looks], [look.intrinsics for look in looks]
