@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -40,6 +41,21 @@ def in_axes(normals, axes):
     """OPENCV normals (3, H, W) as components along the named directions."""
     basis = torch.tensor([DIRECTIONS[name] for name in axes], dtype=normals.dtype)
     return torch.einsum("ij,jhw->ihw", basis, normals)
+
+
+def ball(axes):
+    """A ball of half a metre's radius, 5 m away: normals along the named directions, mask, intrinsics and depth."""
+    focal = 200.0
+    matrix = torch.tensor([[focal, 0, 39.5], [0, focal, 29.5], [0, 0, 1]])
+    v, u = torch.meshgrid(torch.arange(60.0), torch.arange(80.0), indexing="ij")
+    rays = torch.stack([(u - 39.5) / focal, (v - 29.5) / focal, torch.ones(60, 80)])
+    # |t ray - (0, 0, 5)| = 0.5
+    a, b, c = (rays**2).sum(0), -10 * rays[2], 25 - 0.25
+    root = b**2 - 4 * a * c
+    mask = root > 0
+    depth = torch.where(mask, (-b - root.clamp_min(0).sqrt()) / (2 * a), 0)
+    normals = torch.where(mask, (depth * rays - torch.tensor([0.0, 0, 5]).view(3, 1, 1)) / 0.5, 0)
+    return in_axes(normals, axes)[None], mask[None], matrix, depth[None, None]
 
 
 class TestGuess:
@@ -124,20 +140,10 @@ class TestEvidence:
             assert (guess.walls, guess.floors) == pytest.approx(tuple(sums[:, 0] / sums[:, 1]), abs=1e-5)
 
     def test_an_object_seen_from_outside_needs_depth(self):
-        """A ball: its left side faces left, so that custom misleads, and only depth tells."""
-        height, width, focal = 60, 80, 200.0
-        v, u = torch.meshgrid(torch.arange(60.0), torch.arange(80.0), indexing="ij")
-        matrix = torch.tensor([[focal, 0, 39.5], [0, focal, 29.5], [0, 0, 1]])
-        rays = torch.stack([(u - 39.5) / focal, (v - 29.5) / focal, torch.ones(height, width)])
-        # |t ray - (0, 0, 5)| = 0.5
-        a, b, c = (rays**2).sum(0), -10 * rays[2], 25 - 0.25
-        root = b**2 - 4 * a * c
-        mask = root > 0
-        depth = torch.where(mask, (-b - root.clamp_min(0).sqrt()) / (2 * a), 0)
-        normals = torch.where(mask, (depth * rays - torch.tensor([0.0, 0, 5]).view(3, 1, 1)) / 0.5, 0)
-        stored = in_axes(normals, AXES["OPENGL"])[None]
-        assert guess_convention(stored, mask[None], matrix)[0].name != "OPENGL"
-        guesses = guess_convention(stored, mask[None], matrix, depths=depth[None, None])
+        """A ball's left side faces left, so that custom misleads, and only depth tells."""
+        stored, mask, matrix, depth = ball(AXES["OPENGL"])
+        assert guess_convention(stored, mask, matrix)[0].name != "OPENGL"
+        guesses = guess_convention(stored, mask, matrix, depths=depth)
         assert guesses[0].name == "OPENGL"
         assert guesses[0].sureness > 0.99
         assert guesses[0].depth < 15
@@ -173,6 +179,19 @@ class TestContradiction:
         flipped = slant * torch.tensor([1.0, -1, 1]).view(1, 3, 1, 1)
         for normals in (slant, flipped):
             assert contradiction(guess_convention(normals), Convention.OPENCV) is None
+
+    def test_custom_alone_contradicts_nothing(self):
+        stored, mask, matrix, _ = ball(AXES["OPENGL"])
+        guesses = guess_convention(stored, mask, matrix)
+        # Wrong and sure of it: but as much of the ball faces the camera either way.
+        assert guesses[0].name == "DSINE" or guesses[0].convention is None
+        assert guesses[0].sureness > 0.99
+        assert contradiction(guesses, Convention.OPENGL) is None
+
+    def test_a_guess_that_is_not_sure_contradicts_nothing(self, rooms):
+        guesses = guess_convention([in_axes(room["normals"], AXES["OPENGL"]) for room in rooms])
+        unsure = [replace(guesses[0], sureness=0.98), *guesses[1:]]
+        assert contradiction(unsure, Convention.DSINE) is None
 
 
 class TestErrors:

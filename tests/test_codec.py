@@ -333,6 +333,17 @@ def test_a_file_of_others_states_none(tmp_path):
         stated_convention(tmp_path / "b.npy")
 
 
+@needs_h5py
+@pytest.mark.parametrize("array", [np.ones((4, 5)), np.ones((3, 4, 5)), np.ones((4, 5, 3), np.uint8)])
+def test_hdf5_of_other_arrays_is_refused_by_name(tmp_path, array):
+    import h5py
+
+    with h5py.File(tmp_path / "a.hdf5", "w") as file:
+        file["dataset"] = array
+    with pytest.raises(ValueError, match=r"a\.hdf5: holds .* of shape .*; wanted floating point \(H, W, 3\)"):
+        read_normals(tmp_path / "a.hdf5", convention=Convention.OPENGL)
+
+
 def test_hdf5_is_read_and_not_written(tmp_path):
     with pytest.raises(ValueError, match=r"kept in \.png, \.npy or \.exr; \.hdf5 is not known"):
         write_normals(tmp_path / "a.hdf5", NORMALS)

@@ -1,5 +1,7 @@
 """What a folder is said to be, for folders of which that is known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -39,6 +41,22 @@ def test_a_data_set(tmp_path, rooms, convention):
     # As the file has them, and so undone of what reading as DSINE did.
     stored = rooms[0][0] * np.array(convention.signs) * rooms[0][1][..., None]
     np.testing.assert_allclose(report.looks[0].normals.permute(1, 2, 0), stored, atol=8e-3)
+
+
+@pytest.mark.parametrize(
+    ("sureness", "verdict"),
+    [
+        (0.995, "DSINE (x left, y up, z to the viewer); sure: 99.5%, from 5 pictures"),
+        (0.9, "DSINE (x left, y up, z to the viewer); likely: 90%, from 5 pictures; more of them"),
+        (0.7, "the data cannot tell, from 5 pictures: DSINE (x left, y up, z to the viewer) 70%, OPENGL (x right, "),
+    ],
+)
+def test_its_verdict_is_as_sure_as_the_guess(tmp_path, rooms, sureness, verdict):
+    report = check_folder(write_rooms(tmp_path, rooms, (-1, -1, -1)))
+    first, second, *rest = report.guesses
+    unsure = [replace(first, sureness=sureness), replace(second, sureness=1 - sureness), *rest]
+    assert second.name == "OPENGL"
+    assert replace(report, guesses=unsure).verdict.startswith(verdict)
 
 
 def test_its_lines(tmp_path, rooms):
@@ -109,6 +127,16 @@ def test_files_that_say_their_convention_wrongly(tmp_path, rooms):
     write_normals(tmp_path / "9.png", lie)
     with pytest.raises(ValueError, match=r"say different conventions \(0: DSINE, .*9: OPENCV\); part them"):
         check_folder(tmp_path, normals="*.png")
+
+
+def test_labels_that_are_turned_when_read_are_judged_as_they_are(tmp_path, rooms):
+    """Turned to the camera, Hypersim's would look right whichever way z pointed."""
+    pytest.importorskip("h5py")
+    for i, (normals, mask, _) in enumerate(rooms):
+        write_frame("hypersim", tmp_path, f"ai_001_001/cam_00/{i:04}", normals, mask, signs=(1, 1, 1))
+    report = check_folder(tmp_path)
+    assert (report.declared, report.guesses[0].convention) == (Convention.OPENGL, Convention.OPENCV)
+    assert report.evidence is not None
 
 
 def test_a_recording(tmp_path, monkeypatch):

@@ -31,6 +31,7 @@ __all__ = ["FolderReport", "Look", "check_folder", "report_figure"]
 
 PICTURES = 12
 DRAWN = 4
+LIKELY = 0.8
 LISTED = 0.01
 """A guess that no convention has is listed from this sureness on."""
 
@@ -81,6 +82,8 @@ class FolderReport:
         pictures = f"{len(self.looks)} picture{'s' * (len(self.looks) != 1)}"
         if best.sureness >= SURE:
             return f"{_named(best)}; sure: {best.sureness:.1%}, from {pictures}"
+        if best.sureness >= LIKELY:
+            return f"{_named(best)}; likely: {best.sureness:.0%}, from {pictures}; more of them would make it surer"
         rivals = [guess for guess in self.guesses if guess.sureness >= 0.05]
         options = ", ".join(f"{_named(guess)} {guess.sureness:.0%}" for guess in rivals)
         return f"the data cannot tell, from {pictures}: {options}; look at more pictures, of rooms and at a slant"
