@@ -233,10 +233,10 @@ def test_bad_words_are_one_line(data, tmp_path, capsys, words, message):
 
 
 def test_exit_codes_are_the_scripts(reproduce):
-    python = [sys.executable, "-c"]
+    python, before = [sys.executable, "-c"], signal.getsignal(signal.SIGINT)
     assert reproduce.run([*python, "raise SystemExit(3)"]) == 3
     assert reproduce.run([*python, "import os; os.kill(os.getpid(), 9)"]) == 137
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows has no such signals")

@@ -613,9 +613,9 @@ def test_a_run_killed_between_any_two_renames_ends_as_one_that_was_not(tmp_path,
 
 @pytest.mark.slow
 def test_a_run_killed_at_random_moments_ends_as_one_that_was_not(tmp_path):
-    settings = dataclasses.replace(SETTINGS, epochs=150)
+    settings = dataclasses.replace(SETTINGS, epochs=400)
     draw, kills, reached, patience = random.Random(0), 0, 0, 0.3
-    for _ in range(25):
+    while kills < 20:
         child = os.fork()
         if child == 0:
             torch.set_num_threads(1)
@@ -626,8 +626,8 @@ def test_a_run_killed_at_random_moments_ends_as_one_that_was_not(tmp_path):
         kills += os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
         check_whole(tmp_path / "run")
         before, reached = reached, state_of(tmp_path / "run")["epoch"] if (tmp_path / "run" / "last").exists() else 0
+        assert reached < settings.epochs  # Else a fast machine needs more of them.
         patience *= 1.0 if reached > before else 1.3  # A slow machine needs longer for an epoch.
-    assert kills >= 20
     assert reached > 0
     run(tmp_path / "run", settings=settings, resume=True)
     run(tmp_path / "whole", settings=settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 from typing import Any
 
 import torch
@@ -10,7 +11,14 @@ from torch import Tensor
 from normalkit.data.loader import process_rank
 from normalkit.training.types import Batch
 
-__all__ = ["has_bfloat16", "is_main_process", "sum_dtype", "to_device", "training_device"]
+__all__ = [
+    "has_bfloat16",
+    "is_main_process",
+    "leave_processes_at_exit",
+    "sum_dtype",
+    "to_device",
+    "training_device",
+]
 
 
 def training_device() -> torch.device:
@@ -24,7 +32,23 @@ def training_device() -> torch.device:
     except ImportError as error:
         raise ImportError('training needs accelerate; pip install "normalkit[train]"') from error
     device: torch.device = PartialState().device
+    leave_processes_at_exit()
     return device
+
+
+def leave_processes_at_exit() -> None:
+    """Have this process leave those that it was launched with before the interpreter ends.
+
+    Threads of gloo that still wait for the others then make a process abort now and then, whose work was done.
+    """
+    atexit.unregister(_leave_processes)
+    atexit.register(_leave_processes)
+
+
+def _leave_processes() -> None:
+    distributed = torch.distributed
+    if distributed.is_available() and distributed.is_initialized() and distributed.get_backend() == "gloo":
+        distributed.destroy_process_group()
 
 
 def has_bfloat16() -> bool:

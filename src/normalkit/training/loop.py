@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from normalkit.data.loader import mix_seeds
 from normalkit.files import atomic_file, atomic_folder, check_writable, recover_folder
 from normalkit.models.checkpoint import write_model
-from normalkit.training.devices import sum_dtype, to_device
+from normalkit.training.devices import leave_processes_at_exit, sum_dtype, to_device
 from normalkit.training.evaluation import format_figures
 from normalkit.training.precision import faster_in_bfloat16
 from normalkit.training.settings import TrainingSettings
@@ -563,7 +563,9 @@ def _accelerator(settings: TrainingSettings) -> Accelerator:
     # Accelerate keeps the first run's precision for the process; a notebook's next run may want another.
     AcceleratorState._reset_state()
     # It scales float16's gradients; for bfloat16 torch is enough.
-    return Accelerator(mixed_precision="fp16" if settings.precision == "fp16" else "no")
+    accelerator = Accelerator(mixed_precision="fp16" if settings.precision == "fp16" else "no")
+    leave_processes_at_exit()
+    return accelerator
 
 
 def _open_log(folder: Path, *, first: int) -> SummaryWriter:
