@@ -13,6 +13,7 @@ import normalkit
 
 # A name leaves this list only with a major version.
 PUBLIC_NAMES = [
+    "AngMFLoss",
     "AngularLoss",
     "AngularMetrics",
     "BaseNet",

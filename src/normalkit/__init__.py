@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 __all__ = [
+    "AngMFLoss",
     "AngularLoss",
     "AngularMetrics",
     "BaseNet",
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
     from normalkit.data.synthetic.rooms import SyntheticRooms
     from normalkit.geometry import Convention, angular_error, convert_normals, depth_to_normals, rotate_normals
     from normalkit.inference import predict
-    from normalkit.losses import AngularLoss, angular_loss
+    from normalkit.losses import AngMFLoss, AngularLoss, angular_loss
     from normalkit.metrics import AngularMetrics, SurfaceNormalMetrics, surface_normal_metrics
     from normalkit.models.bilinear import BilinearNormals
     from normalkit.models.checkpoint import load_model, save_model
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
     from normalkit.transforms import SurfaceNormals
 else:
     _HOMES = {
+        "AngMFLoss": "losses",
         "AngularLoss": "losses",
         "AngularMetrics": "metrics",
         "BaseNet": "models.cifar",
