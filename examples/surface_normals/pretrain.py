@@ -35,7 +35,7 @@ from normalkit.training import (
     training_device,
 )
 from normalkit.transforms import RandomCameraRotation
-from normalkit.uncertainty import calibrate
+from normalkit.uncertainty import calibrate, estimate
 from normalkit.visualize import comparison_grid, save_figure, training_curves
 
 
@@ -112,7 +112,9 @@ def main(cfg: Config) -> None:
     samples = [held_out[i] for i in range(min(6, len(held_out)))]
     images, normals, masks = (torch.stack([s[k] for s in samples]) for k in ("image", "normals", "mask"))
     with torch.inference_mode():
-        grid = comparison_grid(images, best(images), normals, masks, names=[s["name"] for s in samples])
+        predictions, expected = estimate(best, images)
+    names = [s["name"] for s in samples]
+    grid = comparison_grid(images, predictions, normals, masks, expected=expected, names=names)
     save_figure(grid, cfg.out / "rooms.png")
     print(f"{cfg.held_out} rooms held out: {format_figures(figures)}; concentration {concentration:.3f}")
     print(f"{cfg.out / 'model'} written")
