@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
-
 __all__ = [
     "AngMFLoss",
     "AngularLoss",
@@ -67,6 +65,8 @@ if TYPE_CHECKING:
     from normalkit.nn.encoder import TimmEncoder
     from normalkit.nn.heads import BilinearHead, NormalHead
     from normalkit.transforms import SurfaceNormals
+
+    __version__: str
 else:
     _HOMES = {
         "AngMFLoss": "losses",
@@ -106,11 +106,17 @@ else:
 
     def __getattr__(name: str) -> object:
         """Load a public name from its module and keep it (PEP 562)."""
-        if name not in _HOMES:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        import importlib
+        value: object
+        if name == "__version__":
+            from importlib.metadata import version
 
-        value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+            value = version(__name__)
+        elif name in _HOMES:
+            from importlib import import_module
+
+            value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+        else:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         globals()[name] = value
         return value
 
