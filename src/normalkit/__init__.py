@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+__version__: str
+"""Of the installed package."""
+
 __all__ = [
     "AngMFLoss",
     "AngularLoss",
@@ -65,8 +68,6 @@ if TYPE_CHECKING:
     from normalkit.nn.encoder import TimmEncoder
     from normalkit.nn.heads import BilinearHead, NormalHead
     from normalkit.transforms import SurfaceNormals
-
-    __version__: str
 else:
     _HOMES = {
         "AngMFLoss": "losses",
