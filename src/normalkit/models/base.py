@@ -141,7 +141,7 @@ class NormalEstimator(ImageModel, ABC):
         if concentration is not None and not 0 < concentration < math.inf:
             raise ValueError(f"concentration={concentration!r}: wanted a positive number, or None")
         super().__init__(
-            config={**config, "normalize": normalize, "resolution": resolution, "concentration": concentration},
+            config={**config, "normalize": normalize, "resolution": resolution},
             image_mean=image_mean,
             image_std=image_std,
         )
