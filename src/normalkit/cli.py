@@ -1,4 +1,4 @@
-"""The `normalkit` command, predict, evaluate, check-data, depth-to-normals and info; and what scripts share with it.
+"""The `normalkit` command, predict, evaluate, check-data, shard and so on; and what scripts share with it.
 
 What a subcommand needs is imported when it runs, so that `--help` answers at once.
 """
@@ -73,8 +73,8 @@ class Evaluate:
 
     checkpoint: Path
     """Folder of a trained model."""
-    data: Path
-    """A data set as it was released, an RGB-D recording, or with --images and --normals any folder of pairs."""
+    data: str
+    """A data set as it was released, an RGB-D recording, shards, or with --images and --normals any folder of pairs."""
     dataset: DatasetName | None = None
     """Which data set it is; found out by its files if left out."""
     split: str | None = None
@@ -171,6 +171,68 @@ class CheckData:
 
 
 @dataclass(frozen=True)
+class Shard:
+    """Write a data set as tar shards, to stream from a disk or object storage; the same command goes on with it."""
+
+    data: tyro.conf.Positional[Path]
+    """A data set as it was released, an RGB-D recording, or with --images and --normals any folder of pairs."""
+    out: Path
+    """Folder of the shards; made if missing."""
+    dataset: DatasetName | None = None
+    """Which data set it is; found out by its files if left out."""
+    split: str | None = None
+    """Its split; the one that the field scores if left out, all for every picture."""
+    images: str | None = None
+    """Pattern of the image files with one *, such as 'rgb/*.png'."""
+    normals: str | None = None
+    """Pattern of the normal files with one *, such as 'normal/*.png'."""
+    masks: str | None = None
+    """Pattern of the mask files, where 0 is invalid."""
+    convention: ConventionName | None = None
+    """Axes of the normal files, which the shards keep; needed where neither these nor the data set say so."""
+    samples_per_shard: int = 1000
+    """Shards of 100 MB to 1 GB are usual."""
+    format: Literal["png", "png16", "npy"] = "png16"
+    """Of labels that are not copied, as PNG files are: png has 8 bits a channel, png16 16; npy is float32."""
+    shuffle: int | None = None
+    """Write the samples in an order drawn with this seed, for training; the data set's own if left out."""
+    part: tuple[int, int] = (0, 1)
+    """I N writes every N-th shard from the I-th on: for N jobs that write into one folder."""
+    workers: int = 0
+    """Processes that write."""
+
+    def run(self) -> int:
+        """Do it."""
+        from normalkit.data import open_dataset, write_shards
+        from normalkit.geometry import Convention
+
+        dataset = open_dataset(
+            self.data,
+            dataset=self.dataset,
+            split=self.split,
+            images=self.images,
+            normals=self.normals,
+            masks=self.masks,
+            convention=None if self.convention is None else Convention[self.convention],
+        )
+        manifest = write_shards(
+            dataset,
+            self.out,
+            samples_per_shard=self.samples_per_shard,
+            normals=self.format,
+            shuffle=self.shuffle,
+            part=self.part,
+            workers=self.workers,
+        )
+        if manifest.shards is None:
+            print(f"{self.out}: part {self.part[0]} of {self.part[1]} is written; others are not yet")
+        else:
+            size = sum(shard.bytes for shard in manifest.shards) / 1e6
+            print(f"{self.out}: {manifest.samples} samples in {len(manifest.shards)} shards, {size:,.1f} MB")
+        return 0
+
+
+@dataclass(frozen=True)
 class DepthToNormals:
     """Compute normals from depth images; writes NAME.normals.png for each."""
 
@@ -245,6 +307,7 @@ Command = (
     Annotated[Predict, tyro.conf.subcommand("predict")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[CheckData, tyro.conf.subcommand("check-data")]
+    | Annotated[Shard, tyro.conf.subcommand("shard")]
     | Annotated[DepthToNormals, tyro.conf.subcommand("depth-to-normals")]
     | Annotated[Info, tyro.conf.subcommand("info")]
 )
