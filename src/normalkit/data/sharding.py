@@ -217,6 +217,7 @@ def _own_convention(dataset: Dataset[Sample], index: int) -> Convention:
 
 def _encode(sample: Sample, sources: Sources | None, plan: Manifest) -> dict[str, bytes]:
     """The files of a sample, by what follows their key."""
+    _check_keys(sample)
     name = str(sample["name"])
     known = bool(sample["intrinsics"].isfinite().all())
     facts = {
@@ -229,10 +230,17 @@ def _encode(sample: Sample, sources: Sources | None, plan: Manifest) -> dict[str
     files |= _encode_label(sample["normals"], sample["mask"], sources, plan)
     if "depth" in sample:
         files[".depth.npy"] = _npy(sample["depth"])
-    left = sorted(sample.keys() - {"image", "normals", "mask", "intrinsics", "name", "depth"})
-    if left:
-        raise TypeError(f"{name}: shards have no place for {', '.join(left)}; leave it out with a transform")
     return files
+
+
+def _check_keys(sample: Sample) -> None:
+    wanted = {"image", "normals", "mask", "intrinsics", "name"}
+    for problem, keys in (("lacks", wanted - sample.keys()), ("also has", sample.keys() - wanted - {"depth"})):
+        if keys:
+            raise TypeError(
+                f"sample {sample.get('name')!r} {problem} {', '.join(sorted(keys))}; shards hold what "
+                "normalkit.data.sample.make_sample gives"
+            )
 
 
 def _encode_image(image: Tensor, sources: Sources | None) -> dict[str, bytes]:
