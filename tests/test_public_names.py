@@ -25,6 +25,7 @@ PUBLIC_NAMES = [
     "PublishedNormals",
     "RGBDNormals",
     "SMPNormals",
+    "ShardedNormals",
     "SurfaceNormalMetrics",
     "SurfaceNormals",
     "SyntheticRooms",
@@ -46,6 +47,7 @@ PUBLIC_NAMES = [
     "save_model",
     "surface_normal_metrics",
     "write_normals",
+    "write_shards",
 ]
 LOADED_ON_USE = [name for name in PUBLIC_NAMES if name != "__version__"]
 

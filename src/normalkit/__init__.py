@@ -22,6 +22,7 @@ __all__ = [
     "PublishedNormals",
     "RGBDNormals",
     "SMPNormals",
+    "ShardedNormals",
     "SurfaceNormalMetrics",
     "SurfaceNormals",
     "SyntheticRooms",
@@ -43,6 +44,7 @@ __all__ = [
     "save_model",
     "surface_normal_metrics",
     "write_normals",
+    "write_shards",
 ]
 
 # The same names twice: type checkers and editors read the imports, the interpreter reads the table.
@@ -52,6 +54,8 @@ if TYPE_CHECKING:
     from normalkit.data.folder import NormalFolder
     from normalkit.data.published import PublishedNormals
     from normalkit.data.rgbd import RGBDNormals
+    from normalkit.data.sharding import write_shards
+    from normalkit.data.shards import ShardedNormals
     from normalkit.data.synthetic.rooms import SyntheticRooms
     from normalkit.geometry import Convention, angular_error, convert_normals, depth_to_normals, rotate_normals
     from normalkit.inference import predict
@@ -80,6 +84,7 @@ else:
         "PublishedNormals": "data.published",
         "RGBDNormals": "data.rgbd",
         "SMPNormals": "models.smp",
+        "ShardedNormals": "data.shards",
         "SurfaceNormalMetrics": "metrics",
         "SurfaceNormals": "transforms",
         "SyntheticRooms": "data.synthetic.rooms",
@@ -100,6 +105,7 @@ else:
         "save_model": "models.checkpoint",
         "surface_normal_metrics": "metrics",
         "write_normals": "codec",
+        "write_shards": "data.sharding",
     }
 
     def __getattr__(name: str) -> object:
