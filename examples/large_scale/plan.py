@@ -43,6 +43,10 @@ class Config:
 
 def main(cfg: Config) -> None:
     """Print both tables."""
+    if cfg.cores_per_node <= cfg.gpus_per_node:
+        raise ValueError(
+            f"cores_per_node={cfg.cores_per_node}: wanted more than one for each of the {cfg.gpus_per_node} GPUs"
+        )
     for line in [*storage(cfg), "", *hours(cfg)]:
         print(line)
 
@@ -73,7 +77,7 @@ def hours(cfg: Config) -> list[str]:
         need = wanted / cfg.reads_per_core
         note = "" if rate == wanted else f" (fed {rate:,.0f})"
         read = rate * cfg.gpus_per_node * cfg.bytes_per_picture / 1e6
-        cells = [f"{wanted:,.0f}{note}", f"{need:.1f}", f"{read:,.0f}", *(f"{each:,.0f} h" for each in spent)]
+        cells = [f"{wanted:,.0f}{note}", f"{need:.1f}", f"{read:,.0f}", *(f"{each:,.1f} h" for each in spent)]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
@@ -81,7 +85,7 @@ def hours(cfg: Config) -> list[str]:
 def sustained(cfg: Config, wanted: float) -> float:
     """The samples a second that a GPU gets: what it could take, or what its share of the cores reads."""
     cores = cfg.cores_per_node / cfg.gpus_per_node - 1
-    return min(wanted, max(cores, 0) * cfg.reads_per_core)
+    return min(wanted, cores * cfg.reads_per_core)
 
 
 if __name__ == "__main__":
