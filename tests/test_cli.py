@@ -445,7 +445,7 @@ def test_help_comes_without_loading_the_library():
     words = [sys.executable, "-X", "importtime", "-m", "normalkit.cli", "--help"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0
-    for word in ("predict", "evaluate", "check-data", "depth-to-normals", "info"):
+    for word in ("predict", "evaluate", "check-data", "shard", "depth-to-normals", "info"):
         assert word in done.stdout
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "tyro" in loaded

@@ -1,10 +1,9 @@
 """What training on so many pictures needs: shards, disk, processor cores, nodes and hours, from measured rates.
 
-python examples/large_scale/plan.py --pictures 14000000 --bytes-per-picture 333000 --writes-per-core 7.9 \
-    --reads-per-core 18 --gpu-rates 100 200 400
+python examples/large_scale/plan.py --bytes-per-picture 720000 --writes-per-core 6.8 --reads-per-core 8.0
 
-The first two rates are what `benchmarks/shards.py` prints for pictures of your size; the rate of a GPU is what a short
-run of `train.py` there shows.
+The rates of a core are what `benchmarks/shards.py` prints for pictures of your size; that of a GPU is what an epoch of
+`train.py` shows.
 """
 
 from __future__ import annotations
