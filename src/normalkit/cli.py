@@ -19,6 +19,9 @@ from normalkit.files import atomic_file, check_writable
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.utils.data import Dataset
+
+    from normalkit.data.sample import Sample
 
 __all__ = ["find_pictures", "for_each_file", "main", "result_paths", "run_script"]
 
@@ -67,14 +70,10 @@ class Predict:
         return for_each_file(results, one)
 
 
-@dataclass(frozen=True)
-class Evaluate:
-    """Score a checkpoint on a folder of pictures with known normals."""
+@dataclass(frozen=True, kw_only=True)
+class _DataOptions:
+    """What tells the files of a data set."""
 
-    checkpoint: Path
-    """Folder of a trained model."""
-    data: str
-    """A data set as it was released, an RGB-D recording, shards, or with --images and --normals any folder of pairs."""
     dataset: DatasetName | None = None
     """Which data set it is; found out by its files if left out."""
     split: str | None = None
@@ -87,6 +86,31 @@ class Evaluate:
     """Pattern of the mask files, where 0 is invalid."""
     convention: ConventionName | None = None
     """Axes of the normal files; needed where neither these nor the data set say so."""
+
+    def open(self, data: str | Path) -> Dataset[Sample]:
+        """The data set in a folder, or at the address of shards."""
+        from normalkit.data import open_dataset
+        from normalkit.geometry import Convention
+
+        return open_dataset(
+            data,
+            dataset=self.dataset,
+            split=self.split,
+            images=self.images,
+            normals=self.normals,
+            masks=self.masks,
+            convention=None if self.convention is None else Convention[self.convention],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(_DataOptions):
+    """Score a checkpoint on a folder of pictures with known normals."""
+
+    checkpoint: Path
+    """Folder of a trained model."""
+    data: str
+    """A data set as it was released, an RGB-D recording, shards, or with --images and --normals any folder of pairs."""
     flip: bool = False
     """Average with the prediction for the mirrored picture."""
     per_image: bool = False
@@ -99,21 +123,12 @@ class Evaluate:
 
     def run(self) -> int:
         """Do it."""
-        from normalkit.data import evaluation_loader, open_dataset
-        from normalkit.geometry import Convention
+        from normalkit.data import evaluation_loader
         from normalkit.models.checkpoint import load_model
         from normalkit.training import evaluate, format_figures
 
         model = load_model(self.checkpoint, device=_checked_device(self.device))
-        dataset = open_dataset(
-            self.data,
-            dataset=self.dataset,
-            split=self.split,
-            images=self.images,
-            normals=self.normals,
-            masks=self.masks,
-            convention=None if self.convention is None else Convention[self.convention],
-        )
+        dataset = self.open(self.data)
         loader = evaluation_loader(dataset, batch_size=self.batch_size)
         if self.json is not None:
             check_writable(self.json.parent)
@@ -170,26 +185,14 @@ class CheckData:
         raise ValueError(f"{self.data}: its normals are said to be {report.declared.name}, but {report.evidence}")
 
 
-@dataclass(frozen=True)
-class Shard:
+@dataclass(frozen=True, kw_only=True)
+class Shard(_DataOptions):
     """Write a data set as tar shards, to stream from a disk or object storage; the same command goes on with it."""
 
     data: tyro.conf.Positional[Path]
     """A data set as it was released, an RGB-D recording, or with --images and --normals any folder of pairs."""
     out: Path
     """Folder of the shards; made if missing."""
-    dataset: DatasetName | None = None
-    """Which data set it is; found out by its files if left out."""
-    split: str | None = None
-    """Its split; the one that the field scores if left out, all for every picture."""
-    images: str | None = None
-    """Pattern of the image files with one *, such as 'rgb/*.png'."""
-    normals: str | None = None
-    """Pattern of the normal files with one *, such as 'normal/*.png'."""
-    masks: str | None = None
-    """Pattern of the mask files, where 0 is invalid."""
-    convention: ConventionName | None = None
-    """Axes of the normal files, which the shards keep; needed where neither these nor the data set say so."""
     samples_per_shard: int = 1000
     """Shards of 100 MB to 1 GB are usual."""
     format: Literal["png", "png16", "npy"] = "png16"
@@ -203,18 +206,9 @@ class Shard:
 
     def run(self) -> int:
         """Do it."""
-        from normalkit.data import open_dataset, write_shards
-        from normalkit.geometry import Convention
+        from normalkit.data import write_shards
 
-        dataset = open_dataset(
-            self.data,
-            dataset=self.dataset,
-            split=self.split,
-            images=self.images,
-            normals=self.normals,
-            masks=self.masks,
-            convention=None if self.convention is None else Convention[self.convention],
-        )
+        dataset = self.open(self.data)
         manifest = write_shards(
             dataset,
             self.out,
