@@ -106,7 +106,7 @@ class Manifest:
             facts = json.loads(text)
             known = facts["format"] == FORMAT
             version = facts["version"]
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ValueError(
                 f"{where}: not the manifest of shards that `normalkit shard` writes ({error!r})"
             ) from error
@@ -126,7 +126,7 @@ class Manifest:
                 first=str(facts["first"]),
                 shards=None if shards is None else _parse_shards(shards, facts["samples"]),
             )
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ValueError(f"{where}: {error}; copy the manifest again, or write the shards anew") from error
 
 
@@ -145,8 +145,8 @@ def _parse_shards(rows: Any, samples: int) -> tuple[Shard, ...]:
 
 
 def _count(value: Any) -> int:
-    if type(value) is not int or value < 1:
-        raise ValueError(f"has {value!r} where a number of 1 or more is wanted")
+    if type(value) is not int or not 1 <= value < 2**48:
+        raise ValueError(f"has {value!r} where a number from 1 to 2**48 is wanted")
     return value
 
 
@@ -176,7 +176,7 @@ class ShardIndex:
         try:
             facts = json.loads(text)
             offsets, checksums = (np.array(facts[name], dtype=np.int64) for name in ("offsets", "crc32"))
-        except (ValueError, TypeError, KeyError, OverflowError) as error:
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
             raise ValueError(f"{where}: not the index of a shard ({error!r}); copy it again") from error
         if offsets.ndim != 1 or len(offsets) != shard.samples + 1 or checksums.shape != (shard.samples,):
             raise ValueError(
@@ -316,7 +316,7 @@ class ShardedNormals(Dataset[Sample]):
         try:
             facts: Mapping[str, Any] = json.loads(found.data)
             name, convention, _ = facts["name"], facts["convention"], facts["intrinsics"]
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ValueError(
                 f"{found}: not what a shard says of a sample ({error!r}); write the shards anew"
             ) from error
@@ -386,19 +386,22 @@ def is_sharded(root: str | os.PathLike[str]) -> bool:
 
 def _members(record: bytes, key: str, where: str) -> dict[str, FileBytes]:
     """The files of a sample by what follows their key."""
-    files: dict[str, FileBytes] = {}
     try:
         with tarfile.open(fileobj=io.BytesIO(record), mode="r:") as tar:
-            for member in tar:
-                ending = member.name.removeprefix(key)
-                # Nothing is unpacked, so that no path can lead anywhere; but such a shard is not ours.
-                if not member.isreg() or ending == member.name or not re.fullmatch(r"(\.[a-z0-9]+){1,2}", ending):
-                    raise ValueError(f"{where}: holds {member.name!r} where files called {key}.* are wanted")
-                if ending in files:
-                    raise ValueError(f"{where}: holds {member.name!r} twice")
-                files[ending] = FileBytes(f"{where}/{member.name}", tar.extractfile(member).read())  # type: ignore[union-attr]
-    except tarfile.TarError as error:
+            # A sparse file may claim any size.
+            found = [(m, tar.extractfile(m) if m.isreg() and not m.issparse() else None) for m in tar]
+            contents = [(member.name, None if file is None else file.read()) for member, file in found]
+    except (tarfile.TarError, ValueError, OverflowError) as error:
         raise ValueError(f"{where}: no tar file where sample {key} should be ({error}); copy it again") from error
+    files: dict[str, FileBytes] = {}
+    for name, data in contents:
+        ending = name.removeprefix(key)
+        # Nothing is unpacked, so that no path can lead anywhere; but such a shard is not ours.
+        if data is None or ending == name or not re.fullmatch(r"(\.[a-z0-9]+){1,2}", ending):
+            raise ValueError(f"{where}: holds {name!r} where files called {key}.* are wanted")
+        if ending in files:
+            raise ValueError(f"{where}: holds {name!r} twice")
+        files[ending] = FileBytes(f"{where}/{name}", data)
     return files
 
 

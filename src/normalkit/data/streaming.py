@@ -20,7 +20,7 @@ from normalkit.data.loader import check_batch_size, collate, leave_signals, load
 from normalkit.data.sample import Sample
 from normalkit.data.shards import ShardedNormals
 
-__all__ = ["ShardLoader", "shard_evaluation_loader", "shard_training_loader"]
+__all__ = ["ShardLoader", "Share", "shard_evaluation_loader", "shard_training_loader"]
 
 
 class ShardLoader:
@@ -30,8 +30,7 @@ class ShardLoader:
 
     Args:
         dataset: The shards.
-        shares: Sample numbers in the order of the batches, a list for each worker; worker w has the batches w,
-            w + workers and so on.
+        shares: The samples of each worker; worker w has the batches w, w + workers and so on.
         batch_size: Samples a batch; the last one may have fewer.
         workers: Loader processes; 0 reads in this one.
         seed: For random transforms, each sample's drawn from it and the sample's number.
@@ -41,7 +40,7 @@ class ShardLoader:
     def __init__(
         self,
         dataset: ShardedNormals,
-        shares: list[_Share],
+        shares: list[Share],
         *,
         batch_size: int,
         workers: int,
@@ -83,7 +82,7 @@ class ShardLoader:
         kept = (self.dataset, self.shares)
         return ShardLoader(*kept, batch_size=self.batch_size, workers=self.workers, seed=self.seed, begin=batches)
 
-    def _left(self) -> list[_Share]:
+    def _left(self) -> list[Share]:
         """Shares without the batches left out, turned so that the first worker has the next batch."""
         count = len(self.shares)
         done = [len(range(w, self.begin, count)) * self.batch_size for w in range(count)]
@@ -92,26 +91,34 @@ class ShardLoader:
         return left[turn:] + left[:turn]
 
 
-class _Share:
-    """Part of an epoch's samples: in the order that they lie in, and in the order that they are wanted in."""
+class Share:
+    """A worker's part of an epoch's samples.
+
+    Args:
+        wanted: (N,) int64; their numbers, in the order of the batches.
+        places: (N,) int64; where they lie in the epoch's order of shards, which is the order that they are read in.
+    """
 
     def __init__(self, wanted: NDArray[np.int64], places: NDArray[np.int64]) -> None:
         self.wanted, self.places = wanted, places
 
     def __len__(self) -> int:
+        """The number of samples."""
         return len(self.wanted)
 
-    def after(self, count: int) -> _Share:
-        return _Share(self.wanted[count:], self.places[count:])
+    def after(self, count: int) -> Share:
+        """Without the first ones."""
+        return Share(self.wanted[count:], self.places[count:])
 
     def as_they_lie(self) -> NDArray[np.int64]:
+        """The samples' numbers in the order that they are read in."""
         return self.wanted[np.argsort(self.places)]
 
 
 class _Stream(IterableDataset[Any]):
     """A worker's batches."""
 
-    def __init__(self, dataset: ShardedNormals, shares: list[_Share], batch_size: int, seed: int) -> None:
+    def __init__(self, dataset: ShardedNormals, shares: list[Share], batch_size: int, seed: int) -> None:
         self.dataset, self.shares, self.batch_size, self.seed = dataset, shares, batch_size, seed
 
     def __iter__(self) -> Iterator[Any]:
@@ -125,7 +132,7 @@ class _Stream(IterableDataset[Any]):
         if batch:
             yield collate(batch)
 
-    def _samples(self, share: _Share) -> Iterator[Sample]:
+    def _samples(self, share: Share) -> Iterator[Sample]:
         lying = share.as_they_lie()
         records = zip(lying.tolist(), self.dataset.records(lying), strict=True)
         # As they are in the files, which is smaller than decoded.
@@ -186,7 +193,7 @@ def shard_training_loader(
         begin += count * batch_size
         noise = np.random.default_rng(mix_seeds(seed, epoch, 1, rank, worker)).uniform(0, window, len(places))
         places = places[np.argsort(np.arange(len(places)) + noise)]
-        shares.append(_Share(_samples_at(places % size, dataset, order), places))
+        shares.append(Share(_samples_at(places % size, dataset, order), places))
     return ShardLoader(dataset, shares, batch_size=batch_size, workers=workers, seed=mix_seeds(seed, epoch, 2))
 
 
@@ -212,7 +219,7 @@ def shard_evaluation_loader(dataset: ShardedNormals, *, batch_size: int = 8, wor
     shares = []
     for worker in range(max(workers, 1)):
         samples = np.concatenate([mine[:0], *every[worker :: max(workers, 1)]])
-        shares.append(_Share(samples, samples))
+        shares.append(Share(samples, samples))
     return ShardLoader(dataset, shares, batch_size=batch_size, workers=workers, seed=0)
 
 
