@@ -186,14 +186,15 @@ def read_normals(path: File, *, convention: Convention | str | None = None) -> t
     wanted = None if convention is None else Convention.parse(convention)
     values, mask, carried = _reader(path)(path)
     source = _choose_convention(path, carried, wanted)
-    vectors = torch.from_numpy(values).permute(2, 0, 1)
+    # Contiguous: sums over components that lie side by side take half as long again.
+    vectors = torch.from_numpy(values).permute(2, 0, 1).contiguous()
     if vectors.is_floating_point():
         unit, valid = _unit_normals(vectors, None)
     else:
         unit, valid = rgb_to_normals(vectors)
     if mask is not None:
         valid = valid & torch.from_numpy(mask)
-    return _where(valid, convert_normals(unit, source, Convention.OPENCV, dim=0)).contiguous(), valid
+    return _where(valid, convert_normals(unit, source, Convention.OPENCV, dim=0)), valid
 
 
 def stated_convention(path: str | os.PathLike[str]) -> Convention | None:
