@@ -1,6 +1,6 @@
 """What training on so many pictures needs: shards, disk, processor cores, nodes and hours, from measured rates.
 
-python examples/large_scale/plan.py --bytes-per-picture 720000 --writes-per-core 6.8 --reads-per-core 8.0
+python examples/large_scale/plan.py --bytes-per-picture 720000 --writes-per-core 8.7 --reads-per-core 9.4
 
 The rates of a core are what `benchmarks/shards.py` prints for pictures of your size; that of a GPU is what an epoch of
 `train.py` shows.

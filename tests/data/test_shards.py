@@ -467,6 +467,8 @@ def test_object_storage_in_memory(numbered):
         storage.pipe_file(f"/bucket/rooms/{path.name}", path.read_bytes())
     back = open_dataset("memory://bucket/rooms/")
     assert_same(back[12], ShardedNormals(numbered)[12])
+    cached = ShardedNormals("simplecache::memory://bucket/rooms")
+    assert_same(cached[12], back[12])
     with pytest.raises(FileNotFoundError, match=r"memory://bucket/none/manifest\.json: no such file"):
         ShardedNormals("memory://bucket/none")
     with pytest.raises(ValueError, match="nosuch"):
