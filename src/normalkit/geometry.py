@@ -85,13 +85,13 @@ def normalize(vectors: Tensor, *, dim: int = 1) -> Tensor:
         Unit vectors of the same shape; a zero vector stays zero, with a gradient of zero, and a
         vector with a component that is not finite becomes zero too.
     """
-    finite = torch.isfinite(vectors).all(dim, keepdim=True)
-    vectors = torch.where(finite, vectors, 0)
-    scale = vectors.detach().abs().amax(dim, keepdim=True)
-    scaled = vectors / torch.where(scale > 0, scale, 1)
+    largest = vectors.detach().abs().amax(dim, keepdim=True)
+    # A NaN passes through the maximum and fails both comparisons.
+    usable = (largest > 0) & (largest < math.inf)
+    scaled = torch.where(usable, vectors, 0) / torch.where(usable, largest, 1)
     # One component of `scaled` is 1 unless the vector is zero, and then the square root must not see 0.
-    squares = scaled.square().sum(dim, keepdim=True)
-    return torch.where(scale > 0, scaled / torch.where(scale > 0, squares, 1).sqrt(), 0)
+    squares = torch.where(usable, scaled.square().sum(dim, keepdim=True), 1)
+    return scaled / squares.sqrt()
 
 
 def valid_normals(normals: Tensor, mask: Tensor | None = None, *, dim: int = 1) -> Tensor:
