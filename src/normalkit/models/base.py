@@ -77,7 +77,7 @@ class ImageModel(nn.Module):
         fast = copy.deepcopy(self).eval().requires_grad_(False)
         fold_batch_norm(fast, fast._run_smallest)
         fast.is_optimized = True
-        return fast.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+        return fast.to(memory_format=torch.channels_last)
 
     def _run_smallest(self) -> None:
         """Call the network itself on the smallest images that it takes."""

@@ -137,6 +137,7 @@ class DecoderBlock(nn.Module):
     def _convolve_apart(self, below: Tensor, skip: Tensor | None) -> Tensor:
         """`conv1` of the doubled map and the skip, neither of them copied."""
         convolution, norm, relu = self.conv1
+        assert isinstance(convolution, nn.Conv2d)
         inputs = below.shape[1]
         convolved = doubled_conv2d(below, convolution.weight[:, :inputs], convolution.bias)
         if skip is not None:

@@ -9,7 +9,7 @@ import torch
 from timm.layers.conv2d_same import Conv2dSame
 from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -55,12 +55,16 @@ def fold_batch_norm(model: nn.Module, run: Callable[[], object]) -> int:
         raise ValueError("model is in train mode, where batch norm changes with each batch; call `model.eval()` first")
     replaced: dict[nn.Module, nn.Module] = {}
     for layer, norm in _observed_pairs(model, run):
-        fuse = fuse_linear_bn_weights if isinstance(layer, nn.Linear) else fuse_conv_bn_weights
-        options = {"transpose": True} if isinstance(layer, nn.ConvTranspose2d) else {}
-        scale = torch.ones_like(norm.running_mean) if norm.weight is None else norm.weight
-        shift = torch.zeros_like(norm.running_mean) if norm.bias is None else norm.bias
-        statistics = (norm.running_mean, norm.running_var, norm.eps)
-        layer.weight, layer.bias = fuse(layer.weight, layer.bias, *statistics, scale, shift, **options)
+        layer.weight, layer.bias = fuse_conv_bn_weights(
+            layer.weight,
+            layer.bias,
+            norm.running_mean,
+            norm.running_var,
+            norm.eps,
+            norm.weight,
+            norm.bias,
+            transpose=isinstance(layer, nn.ConvTranspose2d),
+        )
         replaced[norm] = nn.Sequential(norm.drop, norm.act) if isinstance(norm, BatchNormAct2d) else nn.Identity()
     for parent in list(model.modules()):
         for name, child in parent._modules.items():
@@ -69,12 +73,12 @@ def fold_batch_norm(model: nn.Module, run: Callable[[], object]) -> int:
     return len(replaced)
 
 
-class _Uses(TorchDispatchMode):
+class _Uses(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts, for each tensor, the operations that take it."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.counts = WeakTensorKeyDictionary()
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.counts: Any = WeakTensorKeyDictionary()
 
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Any = None

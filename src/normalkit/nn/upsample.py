@@ -99,7 +99,8 @@ def doubled_conv2d(features: Tensor, weight: Tensor, bias: Tensor | None = None)
     outputs, channels, rows, columns = weight.shape
     units = torch.eye(rows * columns, dtype=weight.dtype, device=weight.device).view(-1, rows, columns)
     # A transposed convolution turns its kernel around.
-    spread = sum(F.pad(units, (x, 1 - x, y, 1 - y)) for x in (0, 1) for y in (0, 1)).flip(1, 2).flatten(1)
+    spread = torch.stack([F.pad(units, (x, 1 - x, y, 1 - y)) for x in (0, 1) for y in (0, 1)]).sum(0)
+    spread = spread.flip(1, 2).flatten(1)
     kernel = (weight.transpose(0, 1).flatten(2) @ spread).view(channels, outputs, rows + 1, columns + 1)
     return F.conv_transpose2d(features, kernel, bias, stride=2, padding=(rows // 2, columns // 2))
 
