@@ -314,7 +314,7 @@ class _Run:
         """Validate if it is time, log, and save."""
         self._share_buffers()
         row: Figures = {"epoch": self.epoch + 1, "lr": self._learning_rate(self.steps - 1)}
-        row["seconds"] = round(self.seconds, 1)
+        row["seconds"] = round(self.seconds, 3)
         row |= {f"train_{name}": value / self.steps for name, value in self._mean_over_processes().items()}
         last = self.epoch + 1 == self.settings.epochs
         improved = last and validate is None
