@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import re
 import statistics
 import time
 from collections.abc import Callable, Iterable
@@ -23,6 +22,7 @@ import numpy as np
 import PIL
 import torch
 import torchvision
+from measurement import processor
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -106,13 +106,6 @@ def seconds(epoch: Epoch, number: int, images: int) -> float:
     if count != images:
         raise SystemExit(f"an epoch had {count} images, not {images}")
     return taken
-
-
-def processor() -> str:
-    """The processor's name, where the system tells it."""
-    info = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.+)", info.read_text()) if info.is_file() else None
-    return found[1] if found else platform.processor() or platform.machine()
 
 
 def load(path: Path | None, images: int) -> LabeledImages:

@@ -26,7 +26,8 @@ from typing import Any
 
 import torch
 import torchvision
-from cifar_loader import load, peer, processor
+from cifar_loader import load, peer
+from measurement import processor
 from torch import nn
 
 from normalkit import BaseNet, ImprovedNet

@@ -12,10 +12,11 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
+T = TypeVar("T")
 Runs = dict[str, Callable[[], object]]
 
 
@@ -66,13 +67,19 @@ def seconds(runs: Runs, *, repeats: int, device: torch.device | None = None) -> 
 
 def peak_megabytes(measure: Callable[..., int], *arguments: Any) -> float:
     """What a function of a module gives in bytes in a fresh process, in MB; NaN where nothing counts them."""
-    # glibc then gives every freed tensor back at once, so that no room left by the preparation is used unseen.
+    try:
+        return in_fresh_process(measure, *arguments) / 2**20
+    except OSError:
+        return float("nan")
+
+
+def in_fresh_process(measure: Callable[..., T], *arguments: Any) -> T:
+    """Call a function of a module where memory can be measured."""
+    # glibc then gives every freed tensor back at once, so that no room left by earlier work is used unseen.
     os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"
     try:
         with multiprocessing.get_context("spawn").Pool(1) as pool:
-            return pool.apply(measure, arguments) / 2**20
-    except OSError:
-        return float("nan")
+            return pool.apply(measure, arguments)
     finally:
         del os.environ["MALLOC_MMAP_THRESHOLD_"]
 
@@ -89,7 +96,7 @@ def digits(value: float) -> str:
 
 
 def timing_rows(taken: dict[str, list[float]], *, own: str, first: Sequence[str] = ()) -> list[list[str]]:
-    """Rows for `print_table`: cells that come first, name, median ms, least and most, and how many times as fast is ours."""
+    """Rows for `print_table`: cells that come first, name, median ms, least and most, and how much faster ours is."""
     reference = statistics.median(taken[own])
     rows = []
     for name, each in taken.items():

@@ -68,12 +68,16 @@ def check_equal(peer: nn.Module, ours: nn.Module, images: Tensor) -> str:
     """Refuse to compare the speed of different answers; how far they differ, in words."""
     gradients = dict(zip((name for name, _ in peer.named_parameters()), step(peer, images), strict=True))
     own = dict(zip((name for name, _ in ours.named_parameters()), step(ours, images), strict=True))
-    by_size = [torch.cat([value.flatten() for _, value in sorted(each.items(), key=_place)]) for each in (own, gradients)]
+    by_size = [
+        torch.cat([value.flatten() for _, value in sorted(each.items(), key=_place)]) for each in (own, gradients)
+    ]
     gradient = _difference(*by_size)
     output = _difference(infer(copy.deepcopy(ours).eval(), images), infer(copy.deepcopy(peer).eval(), images))
     folded = _difference(infer(ours.optimized(), images), infer(copy.deepcopy(peer).eval(), images))
     if not (max(output, folded) <= OUTPUTS_EQUAL and gradient <= GRADIENTS_EQUAL):
-        raise SystemExit(f"outputs differ by {output:.1e} and {folded:.1e}, gradients by {gradient:.1e}; no speed is compared")
+        raise SystemExit(
+            f"outputs differ by {output:.1e} and {folded:.1e}, gradients by {gradient:.1e}; no speed is compared"
+        )
     return f"Relative differences: outputs {output:.1e}, folded {folded:.1e}, gradients {gradient:.1e}.\n"
 
 
