@@ -37,17 +37,15 @@ from normalkit.visualize import save_figure
 from normalkit.visualize.figure import titled_figure
 
 STEP, INFERENCE = "training step", "inference"
-SIDES, BATCHES = (128, 256, 512, 1024), (1, 2, 4, 8)
 SKIPS = ((), (4,), (3, 4), (2, 3, 4), (1, 2, 3, 4))
-MAPS, FILES = (10, 40, 160, 640), (100, 1000, 10000)
 Point = dict[str, Any]
 
 
-def network_cases() -> Iterator[tuple[str, float, tuple[int, int], tuple[int, ...]]]:
+def network_cases(args: argparse.Namespace) -> Iterator[tuple[str, float, tuple[int, int], tuple[int, ...]]]:
     """Curve, place on it, batch and side of the images, and skips."""
-    for side in SIDES:
+    for side in args.sides:
         yield "image side", side, (1, side), SKIPS[-1]
-    for batch in BATCHES:
+    for batch in args.batches:
         yield "images a batch", batch, (batch, 128), SKIPS[-1]
     for skips in SKIPS:
         yield "skips", len(skips), (2, 128), skips
@@ -95,39 +93,39 @@ def files_run(folder: Path) -> Callable[[], object]:
     return run
 
 
-def memory_of_all(folder: Path, device: torch.device, threads: int) -> list[float]:
-    """MB of every point, in the order of `points`; for a process of its own. NaN where nothing counts them."""
-    torch.set_num_threads(threads)
+def memory_of_all(folder: Path, args: argparse.Namespace) -> list[float]:
+    """MB of every point, in order; for a process of its own. NaN where nothing counts them."""
+    torch.set_num_threads(args.threads)
     found = []
-    for run in runs_of_all(folder, device):
+    for run in runs_of_all(folder, args):
         run()
         try:
-            found.append(peak_memory(run, device=device) / 2**20)
+            found.append(peak_memory(run, device=args.device) / 2**20)
         except OSError:
             found.append(math.nan)
     return found
 
 
-def runs_of_all(folder: Path, device: torch.device) -> Iterator[Callable[[], object]]:
+def runs_of_all(folder: Path, args: argparse.Namespace) -> Iterator[Callable[[], object]]:
     """What each point runs."""
-    for _, _, size, skips in network_cases():
-        yield from network_runs(size, skips, device).values()
-    yield from (metric_run(maps, device) for maps in MAPS)
-    yield from (files_run(folder / str(files)) for files in FILES)
+    for _, _, size, skips in network_cases(args):
+        yield from network_runs(size, skips, args.device).values()
+    yield from (metric_run(maps, args.device) for maps in args.maps)
+    yield from (files_run(folder / str(files)) for files in args.files)
 
 
-def names_of_all() -> Iterator[tuple[str, float, str]]:
+def names_of_all(args: argparse.Namespace) -> Iterator[tuple[str, float, str]]:
     """Curve, place on it, and what is run, of each point."""
-    for curve, place, _, _ in network_cases():
+    for curve, place, _, _ in network_cases(args):
         yield from ((curve, place, kind) for kind in (STEP, INFERENCE))
-    yield from (("maps", maps, "`SurfaceNormalMetrics`") for maps in MAPS)
-    yield from (("files", files, "`RGBDNormals`, opened, one read") for files in FILES)
+    yield from (("maps", maps, "`SurfaceNormalMetrics`") for maps in args.maps)
+    yield from (("files", files, "`RGBDNormals`, opened, one read") for files in args.files)
 
 
-def write_files(folder: Path) -> None:
+def write_files(folder: Path, numbers: Sequence[int]) -> None:
     """Folders of ever more frames: one room, linked again and again."""
     write_rooms(folder / "room", 1)
-    for files in FILES:
+    for files in numbers:
         (folder / str(files)).mkdir()
         os.link(folder / "room" / "camera-intrinsics.txt", folder / str(files) / "camera-intrinsics.txt")
         for number in range(files):
@@ -140,11 +138,11 @@ def measure(args: argparse.Namespace) -> list[Point]:
     """Every point of every curve but those of processes."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        write_files(folder)
-        memory = in_fresh_process(memory_of_all, folder, args.device, args.threads)
+        write_files(folder, args.files)
+        memory = in_fresh_process(memory_of_all, folder, args)
         points = []
         for (curve, place, kind), run, megabytes in zip(
-            names_of_all(), runs_of_all(folder, args.device), memory, strict=True
+            names_of_all(args), runs_of_all(folder, args), memory, strict=True
         ):
             taken = seconds({"": run}, repeats=args.repeats, device=args.device)[""]
             points.append(
@@ -242,6 +240,13 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, help="folder for scaling.csv and scaling.png; by default they are not written"
     )
+    for name, numbers in (
+        ("sides", (128, 256, 512, 1024)),
+        ("batches", (1, 2, 4, 8)),
+        ("maps", (10, 40, 160, 640)),
+        ("files", (100, 1000, 10000)),
+    ):
+        parser.add_argument(f"--{name}", type=int, nargs="+", default=numbers, help="places on the curve")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker is not None:
