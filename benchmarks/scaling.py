@@ -218,19 +218,22 @@ def draw(points: Sequence[Point]) -> Any:
     figure = titled_figure(11, 6.5, None)
     for number, curve in enumerate(curves, start=1):
         axes = figure.add_subplot(2, 3, number)
-        memory = axes.twinx()
         kinds = list(dict.fromkeys(point["of"] for point in points if point["curve"] == curve))
+        counted = any(math.isfinite(point["MB"]) for point in points if point["curve"] == curve)
+        memory = axes.twinx() if counted else None
         for colour, kind in zip(("#0072B2", "#D55E00")[: len(kinds)], kinds, strict=True):
             mine = [point for point in points if (point["curve"], point["of"]) == (curve, kind)]
             places = [point["place"] for point in mine]
             axes.plot(places, [point["ms"] for point in mine], "o-", color=colour, label=kind.replace("`", ""))
-            memory.plot(places, [point["MB"] for point in mine], "s--", color=colour, alpha=0.5)
+            if memory is not None:
+                memory.plot(places, [point["MB"] for point in mine], "s--", color=colour, alpha=0.5)
+                memory.set(ylabel="MB (dashed)", ylim=(0, None))
         if curve not in ("skips", "processes"):
-            axes.set_xscale("log", base=2 if curve.startswith("image") else 10)
+            axes.set_xscale("log")
+            axes.minorticks_off()
+        axes.set_xticks(places, list(map(str, places)))
         axes.set(xlabel=curve, ylabel="ms", ylim=(0, None))
-        memory.set(ylabel="MB (dashed)", ylim=(0, None))
         axes.legend(fontsize=7)
-    figure.tight_layout()
     return figure
 
 

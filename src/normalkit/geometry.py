@@ -393,19 +393,19 @@ def _plane_normals(
     u = torch.arange(x.shape[3], dtype=x.dtype, device=x.device)
     v = torch.arange(top, top + x.shape[2], dtype=x.dtype, device=x.device).view(-1, 1)
     normals = -torch.cat([fx * x + fy_x * y, skew * x + fy * y, (cx - u) * x + (cy - v) * y + z], 1)
-    return normals, _is_plane((a, b, c, d, e, f), (xx, yy, zz), (fx + fy) / 2, eps)
+    return normals, _is_plane((a, d, f), (xx, yy, zz), (fx + fy) / 2, eps)
 
 
 def _is_plane(adjugate: tuple[Tensor, ...], variances: tuple[Tensor, ...], focal: Tensor, eps: float) -> Tensor:
     """Whether points span a plane: on a line they leave its direction open, and the adjugate is rounding error.
 
-    Depth is first scaled by the focal length, so that all three coordinates are pixel footprints; `eps` is the rounding
-    of the depth.
+    Of both matrices the diagonal is given. Depth is first scaled by the focal length, so that all three coordinates are
+    pixel footprints; `eps` is the rounding of the depth.
     """
-    a, b, c, d, e, f = (entry.detach().abs() for entry in adjugate)
+    a, d, f = (entry.detach() for entry in adjugate)
     xx, yy, zz = (variance.detach() for variance in variances)
-    deep = torch.maximum(torch.maximum(a, b), d) * focal.square()
-    size = torch.maximum(torch.maximum(deep, torch.maximum(c, e) * focal), f)
+    # An adjugate has no negative eigenvalue where the matrix has none, and so its largest entry on the diagonal.
+    size = torch.maximum(torch.maximum(a, d) * focal.square(), f)
     return size > 8 * eps * (xx + yy + zz * focal.square()).square()
 
 
