@@ -35,7 +35,7 @@ types: $(VENV)/.dev ## strict type checking of src/
 docs: $(VENV)/.dev ## the documentation, in site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-bench: $(VENV)/.dev ## every benchmark, each with its peer beside it
+bench: $(VENV)/.bench ## every benchmark, each with its peer beside it
 	$(BIN)/python benchmarks/run_all.py
 
 dist: $(VENV)/.dev ## wheel and sdist in dist/, of the version that git's tags give
@@ -59,6 +59,11 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/pip
 	@echo "setting up $(VENV) for development (some minutes the first time: PyTorch is large)"
 	@$(BIN)/python -m pip install -qq --constraint constraints.txt --editable ".[train,offline,exr,datasets,docs,dev]"
 	@touch $@ $(VENV)/.demo
+
+$(VENV)/.bench: pyproject.toml constraints.txt | $(BIN)/pip
+	@echo "setting up $(VENV) for the benchmarks (some minutes the first time: PyTorch is large)"
+	@$(BIN)/python -m pip install -qq --constraint constraints.txt --editable ".[train,offline,bench]"
+	@touch $@
 
 $(VENV_LOWEST)/.installed: pyproject.toml constraints-lowest.txt | $(VENV_LOWEST)/bin/pip
 	@echo "setting up $(VENV_LOWEST) (some minutes the first time: PyTorch is large)"

@@ -14,21 +14,19 @@ from __future__ import annotations
 import argparse
 import copy
 import functools
-import multiprocessing
 import os
 import platform
 import statistics
-import time
 from collections.abc import Callable
-from pathlib import Path
 from unittest import mock
 
 import torch
-from metrics import process_memory, processor
+from measurement import peak_megabytes, processor, seconds
 from torch import Tensor, nn
 
 from normalkit.nn import upsample
 from normalkit.nn.heads import BilinearHead
+from normalkit.profiling import peak_memory
 
 SHAPES = (
     # channels, outputs, rows and columns of the map, scale
@@ -132,47 +130,13 @@ def _difference(ours: Tensor, peer: Tensor) -> float:
     return float((ours - peer).norm() / peer.norm())
 
 
-def seconds(runs: dict[str, Callable[[], object]], *, repeats: int, device: torch.device) -> dict[str, list[float]]:
-    """Of each, in turn; the first round is not timed."""
-    taken: dict[str, list[float]] = {name: [] for name in runs}
-    for repeat in range(repeats + 1):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            if repeat:
-                taken[name].append(time.perf_counter() - start)
-    return taken
-
-
-def peak_memory(name: str, run: str, size: list[int], device: torch.device, threads: int) -> float:
-    """MB that a fresh process needs at its peak beyond weights, map and libraries; NaN where nothing counts it."""
-    # glibc then gives every freed tensor back at once.
-    os.environ["MALLOC_MMAP_THRESHOLD_"] = "1048576"
-    try:
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            return pool.apply(_peak_memory, (name, run, size, device, threads))
-    except FileNotFoundError:
-        return float("nan")
-    finally:
-        del os.environ["MALLOC_MMAP_THRESHOLD_"]
-
-
-def _peak_memory(name: str, run: str, size: list[int], device: torch.device, threads: int) -> float:
+def step_memory(name: str, run: str, size: list[int], device: torch.device, threads: int) -> int:
+    """Bytes that a run needs beyond weights, map and libraries."""
     torch.set_num_threads(threads)
     module, features = contender(name, device), make_features(size, device)
     # Libraries and threads are set up by a map of one pixel.
     RUNS[run](module, features[:1, :, :1, :1])
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        RUNS[run](module, features)
-        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
-    Path("/proc/self/clear_refs").write_text("5")
-    before = process_memory("VmRSS")
-    RUNS[run](module, features)
-    return (process_memory("VmHWM") - before) / 1024
+    return peak_memory(lambda: RUNS[run](module, features), device=device)
 
 
 def print_modules(names: tuple[str, ...], args: argparse.Namespace) -> None:
@@ -187,7 +151,7 @@ def print_modules(names: tuple[str, ...], args: argparse.Namespace) -> None:
         own = statistics.median(taken[names[0]])
         for name, each in taken.items():
             spread = f"{1e3 * min(each):,.0f} - {1e3 * max(each):,.0f}"
-            memory = peak_memory(name, kind, args.size, args.device, args.threads)
+            memory = peak_megabytes(step_memory, name, kind, args.size, args.device, args.threads)
             middle = statistics.median(each)
             print(f"{kind:15}{name:28}{1e3 * middle:9,.1f}{spread:>18}{middle / own:8.2f}x{memory:10,.0f}", flush=True)
     print()

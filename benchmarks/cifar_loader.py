@@ -10,19 +10,13 @@ reflection that ours pads with. Ours is normalised batch by batch as the peer's 
 
 from __future__ import annotations
 
-import argparse
-import os
-import platform
-import re
 import statistics
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import numpy as np
-import PIL
 import torch
-import torchvision
+from measurement import argument_parser, digits, print_header, print_table, spread
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -108,13 +102,6 @@ def seconds(epoch: Epoch, number: int, images: int) -> float:
     return taken
 
 
-def processor() -> str:
-    """The processor's name, where the system tells it."""
-    info = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.+)", info.read_text()) if info.is_file() else None
-    return found[1] if found else platform.processor() or platform.machine()
-
-
 def load(path: Path | None, images: int) -> LabeledImages:
     """Images drawn at random from a data set, or random ones, which cost either side as much."""
     generator = torch.Generator().manual_seed(0)
@@ -127,24 +114,17 @@ def load(path: Path | None, images: int) -> LabeledImages:
 
 def main() -> None:
     """Measure and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__, repeats=5)
     parser.add_argument("--data", type=Path, help="archive or folder to read; by default random pixels")
     parser.add_argument("--images", type=int, default=10000, help="in an epoch, at most")
     parser.add_argument("--batch", type=int, nargs="+", default=(128, 512), help="batch sizes")
     parser.add_argument("--workers", type=int, nargs="+", default=(0, 1, 2, 4), help="of the peer")
-    parser.add_argument("--repeats", type=int, default=5, help="timed epochs of each, after one that is not timed")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
     data = load(args.data, args.images)
     check_equal(data)
 
-    print(f"{len(data)} images of 32 x 32, {args.threads} threads, {os.cpu_count()} cores of {processor()}")
-    print(
-        f"load {os.getloadavg()[0]:.1f}; Python {platform.python_version()}, torch {torch.__version__}, torchvision "
-        f"{torchvision.__version__}, Pillow {PIL.__version__}, numpy {np.__version__}\n"
-    )
-    print(f"{'batch':>5}  {'loader':28}{'images/s':>10}{'least - most':>18}{'ms a batch':>12}{'ours is':>9}")
+    print_header(f"{len(data)} images of 32 x 32", args, ["torchvision", "pillow", "numpy"])
+    rows = []
     for batch_size in args.batch:
         contenders = {"device_training_loader": ours(data, batch_size=batch_size)}
         contenders |= {
@@ -161,10 +141,10 @@ def main() -> None:
         own, *others = (statistics.median(each) for each in rates.values())
         for name, each in rates.items():
             rate = statistics.median(each)
-            spread = f"{min(each):,.0f} - {max(each):,.0f}"
             ratio = f"{own / rate:.1f}x" + (" *" if rate == max(others) else "")
-            print(f"{batch_size:5}  {name:28}{rate:10,.0f}{spread:>18}{1e3 * batch_size / rate:12.2f}{ratio:>9}")
-    print("\n* against the peer at its best number of workers")
+            rows.append([str(batch_size), name, digits(rate), spread(each, 1), digits(1e3 * batch_size / rate), ratio])
+    print_table((">batch", "loader", ">images/s", ">least - most", ">ms a batch", ">ours is"), rows)
+    print("* against the peer at its best number of workers")
 
 
 if __name__ == "__main__":

@@ -3,20 +3,18 @@
 The peer is a plain loop over torchvision's usual pipeline (see `cifar_loader.py`) at its best number of workers:
 forward, cross-entropy, backward, a step of SGD. Ours is `normalkit.training.fit` on `device_training_loader`, with all
 that a run does but its validation: gradient norms, the moving average of the weights, sums and the progress bar. The
-layout of the images and the precision are measured too, since not every processor gains from them.
+layout of the images and the precision are measured too, since not every processor gains from them. Each in turn trains
+for two epochs, of which the second is timed.
 
     python benchmarks/cifar_training.py --data ../shared/data/cifar10_train_jpeg.tar.xz --images 45000
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import functools
 import io
 import itertools
-import os
-import platform
 import statistics
 import tempfile
 import time
@@ -25,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
-from cifar_loader import load, peer, processor
+from cifar_loader import load, peer
+from measurement import argument_parser, digits, print_header, print_table, spread
 from torch import nn
 
 from normalkit import BaseNet, ImprovedNet
@@ -89,18 +87,15 @@ def ours(net: Classifier, data: LabeledImages, *, batch_size: int, epochs: int, 
 
 def main() -> None:
     """Measure and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__, repeats=3)
     parser.add_argument("--data", type=Path, help="archive or folder to read; by default random pixels")
     parser.add_argument("--net", choices=NETS, default="base", help="network")
     parser.add_argument("--images", type=int, default=10000, help="in an epoch, at most")
     parser.add_argument("--batch", type=int, default=128, help="batch size")
     parser.add_argument("--workers", type=int, nargs="+", default=(0, 1, 2, 4), help="of the peer")
-    parser.add_argument("--repeats", type=int, default=3, help="timed epochs of each, after one that is not timed")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
     data = load(args.data, args.images)
-    sizes = {"batch_size": args.batch, "epochs": args.repeats + 1}
+    sizes = {"batch_size": args.batch, "epochs": 2}
 
     options: dict[str, dict[str, Any]] = {
         "ours, contiguous": {"channels_last": False, "precision": "no"},
@@ -117,23 +112,30 @@ def main() -> None:
         f"plain loop, {workers} workers": functools.partial(plain, data=data, workers=workers, **sizes)
         for workers in args.workers
     }
-    print(f"{args.net} net, {len(data)} images an epoch, batches of {args.batch}, {args.threads} threads")
-    print(f"{os.cpu_count()} cores of {processor()}, load {os.getloadavg()[0]:.1f}; Python {platform.python_version()}")
-    print(f"torch {torch.__version__}, torchvision {torchvision.__version__}\n")
-    results = {}
-    for name, contender in contenders.items():
-        torch.manual_seed(0)
-        results[name] = contender(NETS[args.net]())
+    what = f"{args.net} net, {len(data)} images an epoch, batches of {args.batch}"
+    print_header(what, args, ["torchvision", "pillow", "accelerate"])
     count = len(data) // args.batch * args.batch
-    rates = {name: [count / seconds for seconds in times[1:]] for name, (times, _) in results.items()}
+    rates: dict[str, list[float]] = {name: [] for name in contenders}
+    losses: dict[str, float] = {}
+    for _ in range(args.repeats):
+        for name, contender in contenders.items():
+            torch.manual_seed(0)
+            (_, seconds), losses[name] = contender(NETS[args.net]())
+            rates[name].append(count / seconds)
     best = max(statistics.median(rates[name]) for name in own)
     fastest_peer = max((name for name in rates if name not in own), key=lambda name: statistics.median(rates[name]))
-    print(f"{'':32}{'images/s':>10}{'least - most':>18}{'last loss':>11}{'our best is':>13}")
-    for name, each in rates.items():
-        spread = f"{min(each):,.0f} - {max(each):,.0f}"
-        ratio = f"{best / statistics.median(each):.2f}x" + (" *" if name == fastest_peer else "")
-        print(f"{name:32}{statistics.median(each):10,.0f}{spread:>18}{results[name][1]:11.3f}{ratio:>13}")
-    print("\n* against the peer at its best number of workers")
+    rows = [
+        [
+            name,
+            digits(statistics.median(each)),
+            spread(each, 1),
+            f"{losses[name]:.3f}",
+            f"{best / statistics.median(each):.2f}x" + (" *" if name == fastest_peer else ""),
+        ]
+        for name, each in rates.items()
+    ]
+    print_table(("", ">images/s", ">least - most", ">loss", ">our best is"), rows)
+    print("* against the peer at its best number of workers")
 
 
 if __name__ == "__main__":

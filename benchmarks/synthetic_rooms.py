@@ -11,24 +11,16 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import re
 import statistics
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
+from measurement import processor
 
 from normalkit.data.synthetic import SyntheticRooms
 
 SIZES = ((128, 128), (192, 256))
-
-
-def processor() -> str:
-    """The processor's name, where the system tells it."""
-    info = Path("/proc/cpuinfo")
-    match = re.search(r"model name\s*: (.+)", info.read_text()) if info.is_file() else None
-    return match[1] if match else platform.processor() or platform.machine()
 
 
 def rates(size: tuple[int, int], *, images: int, repeats: int) -> tuple[list[float], list[float]]:

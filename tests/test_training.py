@@ -38,6 +38,7 @@ from normalkit.training import (
     normals_loss,
     read_rows,
 )
+from normalkit.training.devices import to_device
 from normalkit.training.precision import faster_in_bfloat16
 
 pytestmark = [
@@ -1193,3 +1194,12 @@ def test_a_launcher_s_processes_train_and_score(tmp_path):
     assert figures[0] == figures[1]
     assert figures[0][0] == pytest.approx(figures[0][1], rel=1e-6)
     assert "destroy_process_group" not in done.stderr
+
+
+def test_images_alone_are_laid_out_with_channels_last():
+    batch = {"image": torch.rand(2, 3, 4, 5), "normals": torch.rand(2, 3, 4, 5), "label": torch.arange(2), "name": "a"}
+    moved = to_device(batch, torch.device("cpu"), torch.channels_last)
+    assert moved["image"].is_contiguous(memory_format=torch.channels_last)
+    assert moved["normals"].is_contiguous()
+    assert moved["name"] == "a"
+    assert all(torch.equal(moved[name], batch[name]) for name in ("image", "normals", "label"))

@@ -19,6 +19,7 @@ import torch
 from normalkit import AngularLoss, load_model
 from normalkit.cli import run_script
 from normalkit.models import NormalEstimator
+from normalkit.profiling import peak_memory
 from normalkit.training import training_device
 
 
@@ -56,23 +57,8 @@ def step_memory(model: NormalEstimator, images: torch.Tensor) -> int:
     """Bytes that the loss and its gradient need at their peak."""
     target = torch.zeros_like(images)
     target[:, 2] = -1
-    if images.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(images.device)
-        before = torch.cuda.memory_allocated(images.device)
-    else:
-        # From here on Linux counts the peak anew.
-        Path("/proc/self/clear_refs").write_text("5")
-        before = process_memory("VmRSS")
-    AngularLoss()(model.train()(images), target).backward()
-    if images.device.type == "cuda":
-        return torch.cuda.max_memory_allocated(images.device) - before
-    return process_memory("VmHWM") - before
-
-
-def process_memory(what: str) -> int:
-    """Bytes of this process, from Linux: VmRSS in use, VmHWM at the peak."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{what}:"))
+    model.train()
+    return peak_memory(lambda: AngularLoss()(model(images), target).backward(), device=images.device)
 
 
 @torch.inference_mode()

@@ -22,8 +22,8 @@ __all__ = [
 MIN_LABEL_LENGTH = 0.5
 """A label shorter than this is no normal: black and mid-grey pixels decode to less."""
 
-STEP_LIMIT = 1e3
-"""Steps of depth, in shares of the middle pixel's, are cut here: their squares stay within float32."""
+STRIP_PIXELS = 2**16
+"""Pixels whose normals a processor computes from depth at once: few enough for its cache."""
 
 
 class Convention(enum.Enum):
@@ -85,13 +85,13 @@ def normalize(vectors: Tensor, *, dim: int = 1) -> Tensor:
         Unit vectors of the same shape; a zero vector stays zero, with a gradient of zero, and a
         vector with a component that is not finite becomes zero too.
     """
-    finite = torch.isfinite(vectors).all(dim, keepdim=True)
-    vectors = torch.where(finite, vectors, 0)
-    scale = vectors.detach().abs().amax(dim, keepdim=True)
-    scaled = vectors / torch.where(scale > 0, scale, 1)
+    largest = vectors.detach().abs().amax(dim, keepdim=True)
+    # A NaN passes through the maximum and fails both comparisons.
+    usable = (largest > 0) & (largest < math.inf)
+    scaled = torch.where(usable, vectors, 0) / torch.where(usable, largest, 1)
     # One component of `scaled` is 1 unless the vector is zero, and then the square root must not see 0.
-    squares = scaled.square().sum(dim, keepdim=True)
-    return torch.where(scale > 0, scaled / torch.where(scale > 0, squares, 1).sqrt(), 0)
+    squares = torch.where(usable, scaled.square().sum(dim, keepdim=True), 1)
+    return scaled / squares.sqrt()
 
 
 def valid_normals(normals: Tensor, mask: Tensor | None = None, *, dim: int = 1) -> Tensor:
@@ -268,78 +268,117 @@ def depth_to_normals(
     """
     _check_depth(depth, window, min_valid, max_step)
     intrinsics = _check_intrinsics(intrinsics, depth)
-    depth = depth.to(_work_dtype(depth))
+    if depth.device.type == "mps":  # It has no float64.
+        options = {"window": window, "min_valid": min_valid, "max_step": max_step}
+        normals, mask = depth_to_normals(depth.cpu(), intrinsics.cpu(), **options)  # type: ignore[arg-type]
+        return normals.to(depth.device), mask.to(depth.device)
+    dtype = _work_dtype(depth)
+    depth = depth.to(dtype)
     has_depth = torch.isfinite(depth) & (depth > 0)
     depth = torch.where(has_depth, depth, 0)
 
     radius = window // 2
-    weight = has_depth.to(depth.dtype)
-    count = functional.avg_pool2d(weight, window, 1, radius, divisor_override=1).round()
-    inside = functional.avg_pool2d(torch.ones_like(weight), window, 1, radius, divisor_override=1).round()
-    nearest = -functional.max_pool2d(torch.where(has_depth, -depth.detach(), -math.inf), window, 1, radius)
-    farthest = functional.max_pool2d(torch.where(has_depth, depth.detach(), -math.inf), window, 1, radius)
+    count = _window_sum(has_depth.to(dtype), radius)
+    inside = _window_sum(torch.ones_like(depth[:1, :, :, :1]), radius, dims=(-2,)) * _window_sum(
+        torch.ones_like(depth[:1, :, :1]), radius, dims=(-1,)
+    )
+    nearest = -_window_maximum(torch.where(has_depth, -depth.detach(), -math.inf), window)
+    farthest = _window_maximum(torch.where(has_depth, depth.detach(), -math.inf), window)
     # The slack is for shares that binary fractions do not hold, such as 0.8 of 35 pixels.
     mask = has_depth & (count >= min_valid * inside - 1e-3) & (farthest - nearest <= max_step * depth)
 
-    focal = intrinsics.diagonal(dim1=1, dim2=2)[:, :2].mean(1).view(-1, 1, 1, 1)
-    # Where the normal is invalid anyway, nothing is divided by its depth: that might spoil the gradient.
-    middle = torch.where(mask, depth, 1)
-    mean, covariance = _window_moments(depth, weight, count, middle, focal, radius)
-    normals, is_plane = _plane_normals(mean, covariance, intrinsics, focal)
-    mask = mask & is_plane
-    return torch.where(mask, normalize(torch.where(mask, normals, 0)), 0), mask.squeeze(1)
+    padded, count, middle = functional.pad(depth.double(), (radius,) * 4), count.double(), depth.double()
+    strips = []
+    for top, bottom in _strips(depth):
+        here = (..., slice(top, bottom), slice(None))
+        around = padded[..., top : bottom + 2 * radius, :]
+        moments = _window_moments(around, count[here], middle[here], radius)
+        found, is_plane = _plane_normals(*moments, intrinsics.double(), top, torch.finfo(dtype).eps)
+        valid = mask[here] & is_plane
+        strips.append((normalize(torch.where(valid, found, 0)).to(dtype), valid.squeeze(1)))
+    normals, mask = (torch.cat(parts, -2) for parts in zip(*strips, strict=True))
+    return normals, mask
+
+
+def _strips(depth: Tensor) -> list[tuple[int, int]]:
+    """Rows from and to, of which a processor's cache holds what is computed of them."""
+    batch, _, height, width = depth.shape
+    rows = max(STRIP_PIXELS // max(batch * width, 1), 1) if depth.device.type == "cpu" else height
+    return [(top, min(top + rows, height)) for top in range(0, height, rows)]
+
+
+def _window_maximum(values: Tensor, window: int) -> Tensor:
+    """The largest value of each window, -inf beyond the border: of two, of two twos, and so on, along each axis."""
+    values = functional.pad(values, (window // 2,) * 4, value=-math.inf)
+    for dim in (-1, -2):
+        span = 1
+        while span < window:
+            step = min(span, window - span)
+            length = values.shape[dim] - step
+            values = torch.maximum(values.narrow(dim, 0, length), values.narrow(dim, step, length))
+            span += step
+    return values
+
+
+def _window_sum(values: Tensor, radius: int, dims: tuple[int, ...] = (-1, -2)) -> Tensor:
+    """The sum of each window, 0 beyond the border."""
+    for dim in dims:
+        (values,) = _line_sums(_pad_line(values, radius, dim), radius, dim, powers=(0,))
+    return values
+
+
+def _pad_line(values: Tensor, radius: int, dim: int) -> Tensor:
+    return functional.pad(values, (radius, radius) if dim == -1 else (0, 0, radius, radius))
+
+
+def _line_sums(padded: Tensor, radius: int, dim: int, *, powers: tuple[int, ...]) -> list[Tensor]:
+    """The sums of offset**power times value over the pixels up to `radius` away along one axis, for each power."""
+    length = padded.shape[dim] - 2 * radius
+    sums = [padded.narrow(dim, radius, length).clone() if power == 0 else None for power in powers]
+    for offset in (*range(-radius, 0), *range(1, radius + 1)):
+        there = padded.narrow(dim, radius + offset, length)
+        sums = [
+            there * offset**power if total is None else total.add_(there, alpha=offset**power)
+            for total, power in zip(sums, powers, strict=True)
+        ]
+    return [total for total in sums if total is not None]
 
 
 def _window_moments(
-    depth: Tensor, weight: Tensor, count: Tensor, middle: Tensor, focal: Tensor, radius: int
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Mean and covariance of each window's points, in coordinates that know nothing of the camera.
+    padded: Tensor, count: Tensor, middle: Tensor, radius: int
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Sum and covariance of each window's points, in coordinates that know nothing of the camera.
 
-    A point of depth z that is (dx, dy) pixels away from a middle one of depth z0 becomes
-    (dx z / z0, dy z / z0, f (z - z0) / z0): pixel footprints, relative to the middle point, and a linear map of its
-    place in space. Differences of near numbers are taken first, so that nothing cancels later.
+    A point of depth z that is (dx, dy) pixels away from a middle one of depth z0 is (dx z, dy z, z - z0), a linear map
+    of its place in space less that of the middle one. Their moments are made of sums of dx**i dy**j z and of
+    dx**i dy**j z**2, each of which is a sum along x and then along y: 14 sums over a line, whatever the window. They
+    are float64, since z - z0 cancels.
 
     Returns:
-        The mean of x, y, z and the covariances xx, xy, xz, yy, yz, zz, each (B, 1, H, W).
+        The sum of dx z, dy z and z; and the covariances xx, xy, xz, yy, yz, zz, times the square of the number of
+        points. Each (B, 1, H, W).
     """
-    height, width = depth.shape[-2:]
-    depth = functional.pad(depth, (radius,) * 4)
-    weight = functional.pad(weight, (radius,) * 4)
-    x, y, z, xx, xy, xz, yy, yz, zz = (torch.zeros_like(middle) for _ in range(9))
-    for dy in range(-radius, radius + 1):
-        for dx in range(-radius, radius + 1):
-            there = (..., slice(radius + dy, radius + dy + height), slice(radius + dx, radius + dx + width))
-            # Clamped, since a square might overflow across an edge, invalid or not, and spoil the gradient.
-            step = ((depth[there] - middle * weight[there]) / middle).clamp(max=STEP_LIMIT)
-            ratio = step + weight[there]
-            step = step * focal
-            squared, mixed = ratio.square(), ratio * step
-            for total, term, factor in (
-                (x, ratio, dx),
-                (y, ratio, dy),
-                (z, step, 1),
-                (xx, squared, dx * dx),
-                (xy, squared, dx * dy),
-                (xz, mixed, dx),
-                (yy, squared, dy * dy),
-                (yz, mixed, dy),
-                (zz, step.square(), 1),
-            ):
-                if factor:
-                    total.add_(term, alpha=factor)
-    number = count.clamp_min(1)
-    x, y, z = x / number, y / number, z / number
-    products = (x * x, x * y, x * z, y * y, y * z, z * z)
-    return [x, y, z], [m / number - p for m, p in zip((xx, xy, xz, yy, yz, zz), products, strict=True)]
+    line, line_x = _line_sums(padded, radius, -1, powers=(0, 1))
+    z, y = _line_sums(line, radius, -2, powers=(0, 1))
+    (x,) = _line_sums(line_x, radius, -2, powers=(0,))
+    line, line_x, line_xx = _line_sums(padded.square(), radius, -1, powers=(0, 1, 2))
+    zz, yz, yy = _line_sums(line, radius, -2, powers=(0, 1, 2))
+    xz, xy = _line_sums(line_x, radius, -2, powers=(0, 1))
+    (xx,) = _line_sums(line_xx, radius, -2, powers=(0,))
+
+    step = z - middle * count
+    xz, yz, zz = xz - middle * x, yz - middle * y, zz - middle * (z + step)
+    pairs = ((xx, x, x), (xy, x, y), (xz, x, step), (yy, y, y), (yz, y, step), (zz, step, step))
+    return (x, y, z), tuple(count * moment - a * b for moment, a, b in pairs)
 
 
 def _plane_normals(
-    mean: list[Tensor], covariance: list[Tensor], intrinsics: Tensor, focal: Tensor
+    total: tuple[Tensor, ...], covariance: tuple[Tensor, ...], intrinsics: Tensor, top: int, eps: float
 ) -> tuple[Tensor, Tensor]:
-    """adj(C) m from the coordinates of `_window_moments` back to those of the camera.
+    """adj(C) m from the coordinates of `_window_moments` back to those of the camera, for rows from `top` on.
 
-    With K_p the intrinsics whose principal point is moved to the pixel itself, a point is K_p^-1 diag(1, 1, 1 / f) of
-    its coordinates there, and adj(A C A^T) = adj(A)^T adj(C) adj(A).
+    With K_p the intrinsics whose principal point is moved to the pixel itself, a point is K_p^-1 of its coordinates
+    there, and adj(A C A^T) = adj(A)^T adj(C) adj(A).
 
     Returns:
         Normals (B, 3, H, W) of any length, facing the camera; and (B, 1, H, W), bool: whether the points span a plane.
@@ -348,16 +387,26 @@ def _plane_normals(
     # The adjugate of a symmetric matrix.
     a, b, c = yy * zz - yz * yz, xz * yz - xy * zz, xy * yz - xz * yy
     d, e, f = xx * zz - xz * xz, xy * xz - xx * yz, xx * yy - xy * xy
-    x, y, z = mean[0], mean[1], mean[2] + focal
-    x, y, z = a * x + b * y + c * z, b * x + d * y + e * z, (c * x + e * y + f * z) * focal
+    x, y, z = total
+    x, y, z = a * x + b * y + c * z, b * x + d * y + e * z, c * x + e * y + f * z
     fx, skew, cx, fy_x, fy, cy = (k.view(-1, 1, 1, 1) for k in intrinsics[:, :2].flatten(1).unbind(1))
     u = torch.arange(x.shape[3], dtype=x.dtype, device=x.device)
-    v = torch.arange(x.shape[2], dtype=x.dtype, device=x.device).view(-1, 1)
+    v = torch.arange(top, top + x.shape[2], dtype=x.dtype, device=x.device).view(-1, 1)
     normals = -torch.cat([fx * x + fy_x * y, skew * x + fy * y, (cx - u) * x + (cy - v) * y + z], 1)
-    # Points on a line leave the plane's direction open; the adjugate is then rounding error.
-    size = torch.stack([m.detach().abs() for m in (a, b, c, d, e, f)]).amax(0)
-    spread = (xx + yy + zz).detach()
-    return normals, size > 8 * torch.finfo(x.dtype).eps * spread.square()
+    return normals, _is_plane((a, d, f), (xx, yy, zz), (fx + fy) / 2, eps)
+
+
+def _is_plane(adjugate: tuple[Tensor, ...], variances: tuple[Tensor, ...], focal: Tensor, eps: float) -> Tensor:
+    """Whether points span a plane: on a line they leave its direction open, and the adjugate is rounding error.
+
+    Of both matrices the diagonal is given. Depth is first scaled by the focal length, so that all three coordinates are
+    pixel footprints; `eps` is the rounding of the depth.
+    """
+    a, d, f = (entry.detach() for entry in adjugate)
+    xx, yy, zz = (variance.detach() for variance in variances)
+    # An adjugate has no negative eigenvalue where the matrix has none, and so its largest entry on the diagonal.
+    size = torch.maximum(torch.maximum(a, d) * focal.square(), f)
+    return size > 8 * eps * (xx + yy + zz * focal.square()).square()
 
 
 def _check_depth(depth: Tensor, window: int, min_valid: float, max_step: float) -> None:

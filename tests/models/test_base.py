@@ -1,11 +1,12 @@
-"""What normal estimators share: the resolution they work at."""
+"""What normal estimators share: the resolution they work at, and a faster copy."""
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from normalkit import BilinearNormals, UNetNormals, load_model, predict
+from normalkit import BaseNet, BilinearNormals, ImprovedNet, SMPNormals, UNetNormals, load_model, predict
 from normalkit.models import NormalEstimator
 
 
@@ -96,3 +97,66 @@ def test_export_holds_for_images_of_the_resolution():
     program = torch.export.export(model, (torch.rand(1, 3, 48, 64),))
     images = torch.rand(1, 3, 48, 64)
     torch.testing.assert_close(program.module()(images), model(images))
+
+
+def with_statistics(model):
+    """In eval mode, with batch norms that have seen something."""
+    torch.manual_seed(1)
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.running_mean.normal_(0, 0.3)
+            module.running_var.uniform_(0.5, 2)
+    return model.eval()
+
+
+def batch_norms(model):
+    return sum(isinstance(module, _BatchNorm) for module in model.modules())
+
+
+@pytest.mark.parametrize(
+    ("build", "left"),
+    [
+        (lambda: unet(upsample="nearest"), 0),
+        (lambda: unet(upsample="transpose", resolution=48), 0),
+        (lambda: UNetNormals("test_efficientnet", pretrained=False), 0),
+        (lambda: UNetNormals("mobilenetv3_small_050", pretrained=False), 0),
+        (lambda: UNetNormals("resnetv2_18", pretrained=False), None),
+        (lambda: UNetNormals("test_convnext", pretrained=False), 0),
+        (lambda: BilinearNormals("test_resnet", pretrained=False, channels=(8,)), 0),
+        (lambda: SMPNormals("Linknet", "tu-test_resnet", pretrained=False), 0),
+        (BaseNet, 0),
+        (lambda: ImprovedNet(head="pool"), 0),
+    ],
+)
+def test_optimized_model_answers_the_same(build, left):
+    model = with_statistics(build())
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    fast = model.optimized()
+    images = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        expected, found = model(images), fast(images)
+    assert float((found - expected).abs().max()) < 1e-4 * float(expected.abs().max())
+    before, after = batch_norms(model), batch_norms(fast)
+    assert after == left if left is not None else 0 < after < before
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert not any(parameter.requires_grad for parameter in fast.parameters())
+
+
+def test_optimized_model_can_be_compiled():
+    fast = with_statistics(unet()).optimized()
+    compiled = torch.compile(fast, fullgraph=True, backend="eager")
+    images = torch.rand(1, 3, 40, 50)
+    torch.testing.assert_close(compiled(images), fast(images))
+
+
+def test_optimized_model_is_neither_trained_nor_saved(tmp_path):
+    model = unet().train()
+    fast = model.optimized()
+    assert model.training
+    assert not fast.training
+    with pytest.raises(ValueError, match="optimized model cannot be trained"):
+        fast.train()
+    with pytest.raises(ValueError, match="save the model that it was made of"):
+        fast.save_pretrained(tmp_path / "model")
+    predict(fast, torch.rand(3, 20, 30))
+    assert not fast.training

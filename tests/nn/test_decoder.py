@@ -5,7 +5,9 @@ import itertools
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from normalkit.nn import upsample
 from normalkit.nn.decoder import DecoderBlock, UNetDecoder
 
 CHANNELS, LEVELS, WIDTHS = (3, 4, 5, 6), (1, 2, 3, 4), (9, 8, 7, 2)
@@ -82,3 +84,40 @@ def test_arguments_that_do_not_fit_are_refused(arguments, error, message):
     fitting = {"encoder_channels": CHANNELS, "encoder_levels": LEVELS, "decoder_channels": WIDTHS}
     with pytest.raises(error, match=message):
         UNetDecoder(**{**fitting, **arguments})
+
+
+class Operations(TorchDispatchMode):
+    """The names of the operations that run."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(func.__name__.partition(".")[0])
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("skip_channels", [0, 3])
+@pytest.mark.parametrize("bias", [False, True])
+def test_nearest_block_is_computed_from_the_small_map_where_it_is_faster(monkeypatch, skip_channels, bias):
+    block = DecoderBlock(4, skip_channels, 6, upsample="nearest").double()
+    if bias:
+        block.conv1[0].bias = nn.Parameter(torch.randn(6, dtype=torch.float64))
+    below = torch.randn(2, 4, 16, 16, dtype=torch.float64)
+    skip = torch.randn(2, skip_channels, 32, 32, dtype=torch.float64) if skip_channels else None
+    with Operations() as fast:
+        found = block(below, skip)
+    assert "upsample_nearest2d" not in fast.names
+    found.square().sum().backward()
+    gradients = [parameter.grad.clone() for parameter in block.parameters()]
+
+    block.zero_grad()
+    monkeypatch.setattr(upsample, "DOUBLED_PIXELS", 513)
+    with Operations() as plain:
+        expected = block(below, skip)
+    assert "upsample_nearest2d" in plain.names
+    torch.testing.assert_close(found, expected)
+    expected.square().sum().backward()
+    for gradient, parameter in zip(gradients, block.parameters(), strict=True):
+        torch.testing.assert_close(gradient, parameter.grad, rtol=1e-7, atol=1e-7)

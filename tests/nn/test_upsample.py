@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from normalkit.nn import upsample
-from normalkit.nn.upsample import upsampled_conv2d
+from normalkit.nn.upsample import doubled_conv2d, upsampled_conv2d
 
 
 @pytest.fixture
@@ -207,3 +207,38 @@ def test_compiled_function_gives_the_same():
 def test_arguments_that_cannot_be_are_refused(features, weight, scale, message):
     with pytest.raises(ValueError, match=message):
         upsampled_conv2d(torch.zeros(features), torch.zeros(weight), scale=scale)
+
+
+def doubled(features, weight, bias):
+    """The plain way, in double precision."""
+    large = features.double().repeat_interleave(2, 2).repeat_interleave(2, 3)
+    padding = (weight.shape[2] // 2, weight.shape[3] // 2)
+    return F.conv2d(large, weight.double(), None if bias is None else bias.double(), padding=padding)
+
+
+@pytest.mark.parametrize("kernel", [(1, 1), (3, 3), (5, 5), (1, 5), (7, 3)])
+@pytest.mark.parametrize("size", [(1, 1), (1, 4), (5, 3)])
+def test_doubled_map_is_convolved_as_the_plain_way_does(size, kernel):
+    features, weight, bias = random_case(kernel=kernel, size=size, dtype=torch.float64)
+    for offset in (bias, None):
+        found = doubled_conv2d(features, weight, offset)
+        torch.testing.assert_close(found, doubled(features, weight, offset), rtol=1e-11, atol=1e-11)
+
+
+def test_doubled_map_never_exists_and_gradients_agree():
+    case = [tensor.requires_grad_() for tensor in random_case(64, 4, size=(30, 50))]
+    with Largest() as largest:
+        found = doubled_conv2d(*case)
+        gradients = torch.autograd.grad(found.square().sum(), case)
+    assert largest.values == case[0].numel()
+    expected = doubled(*case)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
+    wanted = torch.autograd.grad(expected.square().sum(), case)
+    for ours, theirs in zip(gradients, wanted, strict=True):
+        assert float((ours - theirs).norm() / theirs.norm()) < 1e-5
+
+
+@pytest.mark.parametrize(("features", "weight"), [((4, 3, 4), (2, 3, 3, 3)), ((1, 3, 4, 4), (2, 3, 2, 3))])
+def test_doubled_refuses_shapes_that_do_not_fit(features, weight):
+    with pytest.raises(ValueError, match=r"features has shape|odd sides"):
+        doubled_conv2d(torch.zeros(features), torch.zeros(weight))

@@ -55,6 +55,8 @@ def make_sample(
         raise ValueError(f"{name}: sizes differ: {sizes}; all must show the same pixels")
     # Nearest picks another pixel of a mask than of normals, so that a mask alone would let masked labels through.
     labels = torch.where(valid_normals(normals, mask, dim=0), normalize(normals, dim=0), 0).float()
+    # Marked as what the constructor would make of them, which takes a tenth of a sample's time.
+    labels = labels.as_subclass(SurfaceNormals)
     known = torch.full((3, 3), torch.nan) if intrinsics is None else intrinsics.float()
     sample: Sample = {"image": image, "normals": labels, "mask": mask, "intrinsics": known, "name": name}
     if depth is not None:
@@ -88,10 +90,11 @@ def transform_sample(sample: Sample, transform: Transform | None) -> Sample:
 
 def _as_tv_tensors(sample: Sample) -> Sample:
     """Plain tensors would pass through torchvision's transforms untouched."""
+    normals = sample["normals"]
     wrapped = {
         **sample,
         "image": Image(sample["image"]),
-        "normals": SurfaceNormals(sample["normals"]),
+        "normals": normals if isinstance(normals, SurfaceNormals) else SurfaceNormals(normals),
         "mask": Mask(sample["mask"]),
         "intrinsics": Intrinsics(sample["intrinsics"], canvas_size=tuple(sample["image"].shape[-2:])),
     }

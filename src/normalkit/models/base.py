@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from normalkit import geometry
+from normalkit.nn.folding import fold_batch_norm
 
 __all__ = ["ImageModel", "NormalEstimator"]
 
@@ -37,6 +39,8 @@ class ImageModel(nn.Module):
 
     image_mean: Tensor
     image_std: Tensor
+    is_optimized: bool = False
+    """Whether `optimized` made this model, which then cannot be trained or saved."""
 
     def __init__(self, *, config: Mapping[str, Any], image_mean: Sequence[float], image_std: Sequence[float]) -> None:
         super().__init__()
@@ -52,6 +56,42 @@ class ImageModel(nn.Module):
     def standardize(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [0, 1], in the network's dtype, less their mean and over their deviation."""
         return (images.to(self.image_mean.dtype) - self.image_mean) / self.image_std
+
+    def optimized(self) -> Self:
+        """A copy for inference alone, faster and with the same answers to 1e-4 and better.
+
+        Batch norm is folded into the convolution or linear layer before it, wherever one follows the other directly
+        (`fold_batch_norm`), and weights are laid out with channels last. `torch.compile` and export take it like any
+        model.
+
+        Returns:
+            A model in eval mode on the same device; training or saving it is an error.
+
+        Examples:
+            >>> from normalkit import UNetNormals
+            >>> model = UNetNormals("test_resnet", pretrained=False).eval()
+            >>> images = torch.rand(1, 3, 40, 50)
+            >>> torch.allclose(model.optimized()(images), model(images), atol=1e-4)
+            True
+        """
+        fast = copy.deepcopy(self).eval().requires_grad_(False)
+        fold_batch_norm(fast, fast._run_smallest)
+        fast.is_optimized = True
+        return fast.to(memory_format=torch.channels_last)
+
+    def _run_smallest(self) -> None:
+        """Call the network itself on the smallest images that it takes."""
+        raise NotImplementedError(f"{type(self).__name__} has no smallest images; it cannot be optimized")
+
+    def train(self, mode: bool = True) -> Self:
+        """As of any module.
+
+        Raises:
+            ValueError: `optimized` made the model, and `mode` is True.
+        """
+        if mode and self.is_optimized:
+            raise ValueError("an optimized model cannot be trained, its batch norm is gone; train the one it came from")
+        return super().train(mode)
 
     def save_pretrained(
         self,
@@ -177,7 +217,8 @@ class NormalEstimator(ImageModel, ABC):
         images = functional.pad(images, (0, right, 0, bottom), mode="replicate")
         if self.training:
             self._check_training_batch(images)
-        raw = _crop(self.raw_map(images), height, width)
+        # Whatever the layout of the maps, planes: what follows, and the loss, reduce over the components.
+        raw = _crop(self.raw_map(images), height, width).contiguous()
         if raw.dtype != torch.float64:
             raw = raw.float()
         if raw.shape[-2:] != size:
@@ -185,7 +226,8 @@ class NormalEstimator(ImageModel, ABC):
         if not (self.normalize if normalize is None else normalize):
             return raw
         # A NaN stays one, so that a loss of it stops the training instead of going on without those pixels.
-        return torch.where(raw.isfinite().all(1, keepdim=True), geometry.normalize(raw), math.nan)
+        finite = raw.detach().abs().amax(1, keepdim=True) < math.inf
+        return torch.where(finite, geometry.normalize(raw), math.nan)
 
     def _to_resolution(self, images: Tensor) -> Tensor:
         if self.resolution is None:
@@ -206,6 +248,9 @@ class NormalEstimator(ImageModel, ABC):
         Returns:
             (B, 3, H, W), of any length.
         """
+
+    def _run_smallest(self) -> None:
+        self.raw_map(self.image_mean.new_zeros(1, 3, self.stride, self.stride))
 
     def modules_on_deepest_map(self) -> Iterator[nn.Module]:
         """Modules that may run batch norm on a map as small as the image divided by `stride`."""

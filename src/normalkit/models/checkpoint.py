@@ -59,7 +59,8 @@ def save_model(
     Raises:
         OSError: The folder cannot be written.
         TypeError: The model is of another class, the metadata hold what JSON has not, or `dtype` is not floating point.
-        ValueError: The metadata use a name that the format has taken, or `dtype` cannot hold a weight.
+        ValueError: The metadata use a name that the format has taken, `dtype` cannot hold a weight, or `optimized` made
+            the model.
     """
     with atomic_folder(folder) as temporary:
         write_model(temporary, model, metadata=metadata, dtype=dtype)
@@ -83,7 +84,8 @@ def write_model(
     Raises:
         OSError: The files cannot be written.
         TypeError: The model is of another class, the metadata hold what JSON has not, or `dtype` is not floating point.
-        ValueError: The metadata use a name that the format has taken, or `dtype` cannot hold a weight.
+        ValueError: The metadata use a name that the format has taken, `dtype` cannot hold a weight, or `optimized` made
+            the model.
     """
     kind = type(model).__name__
     if MODELS.get(kind) is not type(model):
@@ -91,6 +93,8 @@ def write_model(
             f"model is a {kind}; wanted one of {', '.join(MODELS)}: unwrap what `torch.compile` or a trainer "
             "put around it"
         )
+    if model.is_optimized:
+        raise ValueError("model is an optimized one, whose weights fit no config; save the model that it was made of")
     header: dict[str, Any] = {
         "format": FORMAT,
         "normalkit": normalkit.__version__,

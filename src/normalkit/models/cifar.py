@@ -88,6 +88,9 @@ class Classifier(ImageModel, ABC):
             (B, num_classes) logits.
         """
 
+    def _run_smallest(self) -> None:
+        self.scores(self.image_mean.new_zeros(1, 3, SIDE, SIDE))
+
     def _check_single_image(self) -> None:
         if any(isinstance(module, _BatchNorm) and module.training for module in self.modules()):
             raise ValueError(

@@ -6,6 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+from normalkit.nn.upsample import doubled_conv2d, is_doubled_faster
 
 __all__ = ["DecoderBlock", "UNetDecoder", "select_skips"]
 
@@ -96,6 +99,9 @@ class UNetDecoder(nn.Module):
 class DecoderBlock(nn.Module):
     """Double the map, join the skip, then twice a 3 x 3 convolution, batch norm and ReLU.
 
+    Where it is faster, the first convolution is computed from the map before it is doubled by "nearest", and from the
+    skip beside it; the hooks of these modules do not run then.
+
     Args:
         in_channels: Channels of the map from below.
         skip_channels: Channels of the skip; 0 for none.
@@ -120,10 +126,24 @@ class DecoderBlock(nn.Module):
         Returns:
             (B, out_channels, 2H, 2W); H x W where the block keeps the size.
         """
-        doubled = self.upsample(below)
-        joined = doubled if skip is None else torch.cat([doubled, skip], dim=1)
-        decoded: Tensor = self.conv2(self.conv1(joined))
+        if getattr(self.upsample, "mode", None) == "nearest" and is_doubled_faster(below):
+            first = self._convolve_apart(below, skip)
+        else:
+            doubled = self.upsample(below)
+            first = self.conv1(doubled if skip is None else torch.cat([doubled, skip], dim=1))
+        decoded: Tensor = self.conv2(first)
         return decoded
+
+    def _convolve_apart(self, below: Tensor, skip: Tensor | None) -> Tensor:
+        """`conv1` of the doubled map and the skip, neither of them copied."""
+        convolution, norm, relu = self.conv1
+        assert isinstance(convolution, nn.Conv2d)
+        inputs = below.shape[1]
+        convolved = doubled_conv2d(below, convolution.weight[:, :inputs], convolution.bias)
+        if skip is not None:
+            convolved = convolved + F.conv2d(skip, convolution.weight[:, inputs:], padding=1)
+        first: Tensor = relu(norm(convolved))
+        return first
 
 
 def select_skips(skips: Sequence[int] | None, levels: Sequence[int], *, encoder: str) -> tuple[int, ...]:

@@ -76,14 +76,12 @@ def to_device(batch: Batch, device: torch.device, layout: torch.memory_format) -
     Args:
         batch: Tensors by name; other entries stay as they are.
         device: Where to.
-        layout: Of tensors with four axes.
+        layout: Of `image`; labels keep theirs, since losses reduce over their components.
     """
-
-    def move(value: Any) -> Any:
-        if not isinstance(value, Tensor):
-            return value
-        if value.ndim == 4:
-            return value.to(device, non_blocking=True, memory_format=layout)
-        return value.to(device, non_blocking=True)
-
-    return {name: move(value) for name, value in batch.items()}
+    moved = {
+        name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+        for name, value in batch.items()
+    }
+    if isinstance(moved.get("image"), Tensor):
+        moved["image"] = moved["image"].contiguous(memory_format=layout)
+    return moved

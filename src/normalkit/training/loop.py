@@ -316,7 +316,7 @@ class _Run:
         """Validate if it is time, log, and save."""
         self._share_buffers()
         row: Figures = {"epoch": self.epoch + 1, "lr": self._learning_rate(self.steps - 1)}
-        row["seconds"] = round(self.seconds, 1)
+        row["seconds"] = round(self.seconds, 3)
         row |= {f"train_{name}": value / self.steps for name, value in self._mean_over_processes().items()}
         last = self.epoch + 1 == self.settings.epochs
         improved = last and validate is None
@@ -581,10 +581,12 @@ def _open_log(folder: Path, *, first: int) -> SummaryWriter:
 
 def _optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
     groups = _parameter_groups(model, settings.weight_decay)
+    # One pass over each tensor, a third of the time of a step by single operations.
+    fused = all(parameter.device.type in ("cpu", "cuda") for parameter in model.parameters())
     if settings.optimizer == "sgd":
         nesterov = settings.momentum > 0  # Without momentum there is none, and torch refuses it.
-        return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=nesterov)
-    return torch.optim.AdamW(groups, lr=settings.lr)
+        return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=nesterov, fused=fused)
+    return torch.optim.AdamW(groups, lr=settings.lr, fused=fused)
 
 
 def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
