@@ -64,7 +64,7 @@ def relight(
     lamp = strength * check_light(light)
     linear = _linear_light()
     result = torch.empty_like(pixels)
-    bands = (x.split(_ROWS, dim=1) for x in (pixels, normals.detach().cpu(), result))
+    bands = (torch.split(x, _ROWS, dim=1) for x in (pixels, normals.detach().cpu(), result))
     for shown, facing, lit in zip(*bands, strict=True):
         gain = ambient + torch.einsum("c,chw->hw", lamp, normalize(facing.float(), dim=0)).clamp_min(0)
         lit.copy_(_display(linear[shown.int()] * gain))
