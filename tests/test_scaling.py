@@ -23,7 +23,7 @@ def test_a_map_is_enlarged_as_a_whole_one(size, small):
     values = torch.randn(small)
     expected = functional.interpolate(values[None], size, mode="bilinear", align_corners=False)[0]
     bands = list(enlarged_rows(values, size))
-    assert [rows.start for rows, _ in bands] == list(range(0, size[0], 256))
+    assert [rows.start for rows, _ in bands] == list(range(0, size[0], 64))
     torch.testing.assert_close(torch.cat([band for _, band in bands], 1), expected, rtol=0, atol=2e-5)
 
 

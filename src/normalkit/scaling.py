@@ -10,7 +10,7 @@ from torch.nn import functional
 
 __all__ = ["enlarged_rows", "scaled_picture", "scaled_size"]
 
-ROWS = 256
+ROWS = 64
 """So many rows at a time."""
 
 

@@ -12,7 +12,7 @@ from normalkit.images import read_image
 
 __all__ = ["check_light", "relight"]
 
-_ROWS = 256
+_ROWS = 64
 """So many rows at a time, so that a large photo needs little memory beyond itself."""
 
 
