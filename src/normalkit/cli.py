@@ -115,19 +115,16 @@ class Predict:
     def _one(self, model: nn.Module, outputs: Outputs, source: Path, result: Path) -> None:
         from normalkit.images import read_image
         from normalkit.inference import predict
-        from normalkit.outputs import convert_video, is_video, record_webcam
+        from normalkit.outputs import is_video, write_frames
         from normalkit.video import open_video, open_webcam
 
         def normals_of(image: Tensor) -> Tensor:
             large = image[0].numel() > LARGE_PHOTO and self.tile is None
             return predict(model, image, flip=self.flip, tile=USUAL_TILE if large else self.tile)
 
-        if self.webcam is not None:
-            with open_webcam(self.webcam) as frames:
-                record_webcam(frames, normals_of, outputs, source, result, max_frames=self.max_frames)
-        elif is_video(source):
-            with open_video(source) as frames:
-                convert_video(frames, normals_of, outputs, source, result, max_frames=self.max_frames)
+        if self.webcam is not None or is_video(source):
+            with open_video(source) if self.webcam is None else open_webcam(self.webcam) as frames:
+                write_frames(frames, normals_of, outputs, source, result, max_frames=self.max_frames)
         else:
             image = read_image(source)
             outputs.write_photo(source, result, image, normals_of(image))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -26,7 +26,7 @@ from normalkit.visualize.relight import check_light, relight
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-__all__ = ["Outputs", "convert_video", "file_suffix", "is_video", "record_webcam"]
+__all__ = ["Outputs", "file_suffix", "is_video", "write_frames"]
 
 WEBCAM_RATE = 10
 """Frames a second of a recording; a network that takes longer for one leaves it standing."""
@@ -188,7 +188,7 @@ class Outputs:
         return None if self.intrinsics is None else read_intrinsics(self.intrinsics)
 
 
-def convert_video(
+def write_frames(
     frames: Frames,
     estimate: Callable[[Tensor], Tensor],
     outputs: Outputs,
@@ -197,22 +197,31 @@ def convert_video(
     *,
     max_frames: int | None = None,
 ) -> None:
-    """Write all of a video, with a progress bar on a terminal.
+    """Write all of a video or a webcam, with a progress bar on a terminal.
+
+    A webcam is recorded until Ctrl-C and as fast as it happens: each frame stands until the next one is estimated.
 
     Args:
-        frames: Of the video.
+        frames: Of the video or the webcam.
         estimate: (3, H, W) uint8 to its normals.
         outputs: What to write.
-        source: The video's file.
+        source: The video's file, or a name for the webcam.
         result: Where the normals go.
-        max_frames: At most so many; None for all.
+        max_frames: At most so many are taken; None for all.
 
     Raises:
         ValueError: There is no frame; or, after what there is was written, the file had fewer than it claims.
     """
-    with outputs.writing_video(source, result, rate=frames.rate) as put:
-        for image in _bar(frames, source.name, max_frames):
-            put(image, estimate(image))
+    begin, written = monotonic(), 0
+    rate = WEBCAM_RATE if frames.live else frames.rate
+    stop = suppress(KeyboardInterrupt) if frames.live else nullcontext()
+    with outputs.writing_video(source, result, rate=rate) as put, stop:
+        for image in _bar(frames, max_frames):
+            normals = estimate(image)
+            due = 1 + (int((monotonic() - begin) * rate) if frames.live else written)
+            for _ in range(due - written):
+                put(image, normals)
+            written = max(due, written)
     if max_frames is None and frames.missing():
         raise ValueError(
             f"{source}: the last {frames.missing()} of its {frames.count} frames cannot be decoded; {result} has the "
@@ -220,42 +229,10 @@ def convert_video(
         )
 
 
-def record_webcam(
-    frames: Frames,
-    estimate: Callable[[Tensor], Tensor],
-    outputs: Outputs,
-    source: Path,
-    result: Path,
-    *,
-    max_frames: int | None = None,
-) -> None:
-    """Write what a webcam sees until Ctrl-C, as fast as it happens, with a count of frames on a terminal.
-
-    Args:
-        frames: Of the webcam.
-        estimate: (3, H, W) uint8 to its normals.
-        outputs: What to write.
-        source: A name for it.
-        result: Where the normals go.
-        max_frames: At most so many frames are taken; None for no end.
-
-    Raises:
-        ValueError: There is no frame.
-    """
-    begin, written = monotonic(), 0
-    with outputs.writing_video(source, result, rate=WEBCAM_RATE) as put, suppress(KeyboardInterrupt):
-        for image in _bar(frames, f"{frames.name}, Ctrl-C ends it", max_frames):
-            normals = estimate(image)
-            # Each frame stands until the next one is ready.
-            due = 1 + int((monotonic() - begin) * WEBCAM_RATE)
-            for _ in range(due - written):
-                put(image, normals)
-            written = max(due, written)
-
-
-def _bar(frames: Frames, name: str, max_frames: int | None) -> tqdm[Tensor]:
+def _bar(frames: Frames, max_frames: int | None) -> tqdm[Tensor]:
     from tqdm import tqdm
 
     total = min((n for n in (frames.count, max_frames) if n is not None), default=None)
+    name = f"{frames.name}, Ctrl-C ends it" if frames.live else Path(frames.name).name
     # `disable=None`: only on a terminal.
     return tqdm(islice(frames, max_frames), name, total, leave=False, unit="frame", dynamic_ncols=True, disable=None)

@@ -37,15 +37,17 @@ class Frames:
         rate: Frames a second.
         count: How many the file claims to have, which is an estimate in some formats; None if it does not say.
         done: How many were given.
+        live: Whether it is a webcam.
     """
 
-    def __init__(self, capture: Any, name: str) -> None:
+    def __init__(self, capture: Any, name: str, *, live: bool = False) -> None:
         import cv2
 
         self.name = name
         rate, count = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
         self.rate = rate if 0 < rate <= MAX_RATE else USUAL_RATE
-        self.count = int(count) if 0 < count < math.inf else None
+        self.count = int(count) if 0 < count < math.inf and not live else None
+        self.live = live
         self.done = 0
         self._capture = capture
 
@@ -121,9 +123,7 @@ def open_webcam(number: int) -> Iterator[Frames]:
             raise OSError(f"webcam {number}: cannot be opened; plug it in, close what uses it, or allow its use")
         # The newest frame, and not one from a while ago.
         capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
-        frames = Frames(capture, f"webcam {number}")
-        frames.count = None
-        yield frames
+        yield Frames(capture, f"webcam {number}", live=True)
     finally:
         capture.release()
 
