@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from normalkit import integrate
 from normalkit.geometry import depth_to_normals
 from normalkit.integrate import fov_intrinsics, normals_to_depth, points_from_depth
 
@@ -72,6 +73,19 @@ def test_a_sphere_is_exact(intrinsics):
     depth, mask = normals_to_depth(normals, intrinsics)
     assert int(mask.sum()) > 0.98 * int((truth > 0).sum()) > 1000
     assert scale_errors(depth, truth, mask).max() < 1e-5
+
+
+@pytest.mark.parametrize("side", [40, 260])
+def test_few_steps_suffice_whatever_the_size(monkeypatch, side):
+    """Without the coarser maps, conjugate gradients need some steps for each pixel of the side."""
+    monkeypatch.setattr(integrate, "MAX_STEPS", 25)
+    intrinsics = fov_intrinsics(60.0, side, side + 1)
+    normals, truth = sphere(intrinsics, side, side + 1)
+    depth, mask = normals_to_depth(normals, intrinsics)
+    assert scale_errors(depth, truth, mask).max() < 1e-5
+    monkeypatch.setattr(integrate, "MAX_STEPS", 1)
+    with pytest.warns(UserWarning, match="has not settled after 1 steps"):
+        normals_to_depth(normals, intrinsics)
 
 
 def test_parts_that_do_not_touch_are_exact_each_by_itself():

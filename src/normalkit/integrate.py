@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import torch
 from torch import Tensor
@@ -215,4 +216,6 @@ def _least_squares(pairs: _Pairs, right: Tensor, down: Tensor) -> Tensor:
         solution += size * direction
         residual -= size * image
         before = now
+    else:
+        warnings.warn(f"the depth has not settled after {MAX_STEPS} steps, and may be bent", stacklevel=3)
     return solution
