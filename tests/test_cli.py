@@ -1,3 +1,4 @@
+import itertools
 import json
 import os
 import re
@@ -8,24 +9,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from recordings import write_recording
 from released import make_normals, write_frame, write_release
+from videos import lossless, make_frames
 
 from normalkit import SyntheticRooms
 from normalkit.cli import DatasetName, find_pictures, main, result_paths, run_script
-from normalkit.codec import read_normals, write_normals
+from normalkit.codec import normals_to_rgb, read_normals, write_normals
 from normalkit.data import RGBDNormals
 from normalkit.data.layouts import LAYOUTS
 from normalkit.geometry import Convention, depth_to_normals
-from normalkit.images import read_depth, read_intrinsics
+from normalkit.images import read_depth, read_image, read_intrinsics
 from normalkit.inference import predict
 from normalkit.models.checkpoint import load_model, save_model
 from normalkit.models.unet import UNetNormals
 from normalkit.training import Interrupted, format_figures
+from normalkit.video import open_video
+from normalkit.visualize.relight import relight
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -214,6 +219,224 @@ def test_a_result_never_replaces_a_source(tmp_path):
     with pytest.raises(ValueError, match=r"a\.normals\.png would be overwritten by the result of .*a\.png"):
         result_paths(sources, tmp_path)
     assert result_paths(sources[:1], tmp_path, suffix=".npy") == {sources[0]: tmp_path / "a.normals.npy"}
+
+
+def test_a_preview_and_a_relit_picture_are_written_beside_the_normals(capsys, checkpoint, photos, tmp_path):
+    words = ("--checkpoint", checkpoint, "--out", tmp_path / "out", "--preview", "--relight", "0", "-1", "-0.5")
+    code, lines, errors = run(capsys, "predict", photos / "a.jpg", *words, "--convention", "OPENGL")
+    assert (code, len(lines), errors) == (0, 1, [])
+    assert names(tmp_path / "out") == ["a.normals.png", "a.preview.png", "a.relit.png"]
+    image = read_image(photos / "a.jpg")
+    preview = read_image(tmp_path / "out" / "a.preview.png")
+    assert torch.equal(preview[..., :33], image)
+    assert torch.equal(preview[..., 33:], read_image(tmp_path / "out" / "a.normals.png"))
+    expected = relight(image, predict(load_model(checkpoint), image), (0, -1, -0.5))
+    assert torch.equal(read_image(tmp_path / "out" / "a.relit.png"), expected)
+    # None of them is taken for a photo.
+    with pytest.raises(FileNotFoundError, match="no pictures"):
+        find_pictures([tmp_path / "out"])
+
+
+def test_points_are_written_for_a_camera_that_is_known(capsys, checkpoint, photos, tmp_path):
+    """The same camera, told in two ways."""
+    focal = 20 / np.tan(np.radians(30))
+    (tmp_path / "k.txt").write_text(f"{focal} 0 16\n0 {focal} 19.5\n0 0 1\n")
+    found = []
+    for words in (("--fov", "60"), ("--intrinsics", tmp_path / "k.txt")):
+        common = ("--checkpoint", checkpoint, "--out", tmp_path / "out", "--points")
+        assert run(capsys, "predict", photos / "a.jpg", *common, *words)[0] == 0
+        data = (tmp_path / "out" / "a.points.ply").read_bytes().split(b"end_header\n")[1]
+        rows = np.frombuffer(data, np.uint8).reshape(-1, 27)
+        found.append(np.ascontiguousarray(rows[:, :24]).view("<f4"))
+    assert len(found[0]) > 50
+    assert np.allclose(*found, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--points"], "a point cloud needs to know the camera"),
+        (["--fov", "60"], "a point cloud needs to know the camera"),
+        (["--points", "--fov", "60", "--intrinsics", "{tmp}/k.txt"], "a point cloud needs to know the camera"),
+        (["--points", "--fov", "200"], "fov=200.0: wanted degrees between 1 and 175"),
+        (["--points", "--intrinsics", "{tmp}/nowhere.txt"], "nowhere.txt does not exist"),
+        (["--relight", "0", "0", "0"], "light=(0.0, 0.0, 0.0): wanted three finite numbers"),
+        (["--tile", "8"], "tile=8: wanted at least 16"),
+        (["--max-frames", "0"], "--max-frames 0: wanted at least 1"),
+        (["--webcam", "0"], "--webcam stands instead of files"),
+        (["{photos}/a.preview.png", "--preview"], "a.preview.png would be overwritten"),
+        (["{photos}/clip.mp4", "--points", "--fov", "60"], "--points is for photos"),
+    ],
+)
+def test_predict_refuses_options_that_do_not_fit(capsys, checkpoint, photos, tmp_path, words, message):
+    for name in ("a.preview.png", "clip.mp4"):
+        (photos / name).write_bytes((photos / "a.jpg").read_bytes())
+    out = photos if "overwritten" in message else tmp_path / "out"
+    filled = [word.format(photos=photos, tmp=tmp_path) for word in words]
+    line = refused(capsys, "predict", photos / "a.jpg", *filled, "--checkpoint", checkpoint, "--out", out)
+    assert message in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_tiles_are_passed_on_and_large_photos_have_them_unasked(capsys, checkpoint, photos, tmp_path, monkeypatch):
+    tiles = []
+
+    def noted(model, image, *, flip, tile):
+        tiles.append((flip, tile))
+        return predict(model, image)
+
+    monkeypatch.setattr("normalkit.inference.predict", noted)
+    words = ("--checkpoint", checkpoint, "--out", tmp_path)
+    run(capsys, "predict", photos / "a.jpg", *words)
+    run(capsys, "predict", photos / "a.jpg", *words, "--tile", "64", "--flip")
+    monkeypatch.setattr("normalkit.cli.LARGE_PHOTO", 40 * 33 - 1)
+    run(capsys, "predict", photos / "a.jpg", photos / "b.PNG", *words)
+    run(capsys, "predict", photos / "a.jpg", *words, "--tile", "64")
+    assert tiles == [(False, None), (True, 64), (False, 1024), (False, None), (False, 64)]
+
+
+def test_several_files_have_a_progress_bar_on_a_terminal(capsys, checkpoint, photos, tmp_path, monkeypatch):
+    words = ("--checkpoint", checkpoint, "--out", tmp_path)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    _, lines, errors = run(capsys, "predict", photos, *words)
+    assert len(lines) == 3
+    assert "0/3" in "".join(errors)
+    assert run(capsys, "predict", photos / "a.jpg", *words)[2] == []
+
+
+# predict: videos, webcams and awkward files
+
+
+@pytest.fixture
+def clip(photos):
+    frames = make_frames(5, 36, 48)
+    lossless(photos / "clip.mkv", frames)
+    return frames
+
+
+def read_frames(path):
+    with open_video(path) as video:
+        return list(video)
+
+
+def test_a_video_becomes_a_video_of_its_normals_colours(capsys, checkpoint, photos, clip, tmp_path):
+    words = ("--checkpoint", checkpoint, "--out", tmp_path / "out", "--preview", "--relight", "0", "0", "-1")
+    code, lines, errors = run(capsys, "predict", photos / "clip.mkv", *words)
+    assert (code, errors) == (0, [])
+    assert lines == [f"{photos / 'clip.mkv'} -> {tmp_path / 'out' / 'clip.normals.mp4'}"]
+    assert names(tmp_path / "out") == ["clip.normals.mp4", "clip.preview.mp4", "clip.relit.mp4"]
+    model = load_model(checkpoint)
+    shown = {kind: read_frames(tmp_path / "out" / f"clip.{kind}.mp4") for kind in ("normals", "preview", "relit")}
+    assert all(len(frames) == 5 for frames in shown.values())
+    for i, frame in enumerate(clip):
+        normals = predict(model, frame)
+        colours = normals_to_rgb(normals)
+        wanted = {"normals": colours, "preview": torch.cat([frame, colours], 2)}
+        wanted["relit"] = relight(frame, normals, (0, 0, -1))
+        for kind, picture in wanted.items():
+            # The format is lossy.
+            assert (shown[kind][i].float() - picture.float()).abs().mean() < 12
+
+
+@pytest.mark.parametrize("kind", ["npy", "png16"])
+def test_with_a_format_a_video_becomes_a_folder_of_its_frames(capsys, checkpoint, photos, clip, tmp_path, kind):
+    words = ("--checkpoint", checkpoint, "--out", tmp_path, "--format", kind, "--max-frames", "3")
+    assert run(capsys, "predict", photos / "clip.mkv", *words)[0] == 0
+    suffix = "png" if kind == "png16" else kind
+    assert names(tmp_path / "clip.normals") == [f"00000{i}.{suffix}" for i in range(3)]
+    for i, frame in enumerate(clip[:3]):
+        normals, _ = read_normals(tmp_path / "clip.normals" / f"00000{i}.{suffix}")
+        torch.testing.assert_close(normals, predict(load_model(checkpoint), frame), rtol=0, atol=1e-4)
+
+
+def test_a_video_cut_short_is_reported_and_what_there_is_kept(capsys, checkpoint, tmp_path):
+    lossless(tmp_path / "a.avi", make_frames(30, 36, 48))
+    data = (tmp_path / "a.avi").read_bytes()
+    (tmp_path / "a.avi").write_bytes(data[: len(data) // 2])
+    code, _, errors = run(capsys, "predict", tmp_path / "a.avi", "--checkpoint", checkpoint, "--out", tmp_path / "out")
+    kept = len(read_frames(tmp_path / "out" / "a.normals.mp4"))
+    assert code == 1
+    assert 0 < kept < 30
+    assert f"the last {30 - kept} of its 30 frames cannot be decoded" in errors[0]
+
+
+@pytest.fixture
+def webcam(tmp_path, monkeypatch):
+    """A file of five frames that stands for a camera."""
+    lossless(tmp_path / "camera.mkv", make_frames(5, 36, 48))
+    file = cv2.VideoCapture(str(tmp_path / "camera.mkv"))
+    with monkeypatch.context() as patch:
+        patch.setattr(cv2, "VideoCapture", lambda number: file)
+        yield
+
+
+def test_a_webcam_is_recorded_as_fast_as_it_happens(capsys, checkpoint, tmp_path, monkeypatch, webcam):
+    """Each frame takes 0.25 s by a clock that each look at it moves on, and 10 frames make a second."""
+    clock = itertools.count()
+    monkeypatch.setattr("normalkit.outputs.monotonic", lambda: next(clock) * 0.25)
+    words = ("--checkpoint", checkpoint, "--out", tmp_path / "out", "--format", "npy", "--max-frames", "4")
+    code, lines, _ = run(capsys, "predict", "--webcam", "0", *words)
+    assert (code, len(lines)) == (0, 1)
+    # After 0.25, 0.5, 0.75 and 1 s: 3, 6, 8 and 11 frames are due.
+    model, frames = load_model(checkpoint), make_frames(5, 36, 48)
+    written = [np.load(path) for path in sorted((tmp_path / "out" / "webcam0.normals").iterdir())]
+    expected = [predict(model, frames[i]).permute(1, 2, 0).numpy() for i in (0, 0, 0, 1, 1, 1, 2, 2, 3, 3, 3)]
+    assert len(written) == 11
+    assert all(np.allclose(a, b, atol=1e-5) for a, b in zip(written, expected, strict=True))
+
+
+def test_ctrl_c_ends_a_recording_and_keeps_it(capsys, checkpoint, tmp_path, monkeypatch, webcam):
+    calls = itertools.count()
+
+    def until_stopped(model, image, **options):
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+        return predict(model, image)
+
+    monkeypatch.setattr("normalkit.inference.predict", until_stopped)
+    words = ("--checkpoint", checkpoint, "--out", tmp_path / "out", "--format", "npy")
+    code, lines, _ = run(capsys, "predict", "--webcam", "0", *words)
+    assert (code, len(lines)) == (0, 1)
+    assert len(names(tmp_path / "out" / "webcam0.normals")) >= 1
+
+
+def test_a_folder_of_awkward_files(capsys, checkpoint, tmp_path, png_claiming):
+    """Each gives the right result or one line, and none stops the rest."""
+    folder, draw = tmp_path / "photos", np.random.default_rng(0)
+    folder.mkdir()
+    colours = draw.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    photo = Image.fromarray(colours)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo.resize((1, 1)).save(folder / "pixel.png")
+    photo.convert("L").save(folder / "grey.jpg")
+    photo.convert("RGBA").save(folder / "alpha.png")
+    photo.convert("CMYK").save(folder / "cmyk.jpg")
+    cv2.imwrite(str(folder / "deep.png"), colours[..., ::-1].astype(np.uint16) * 257)
+    photo.save(folder / "moving.webp", save_all=True, append_images=[photo.rotate(180)], lossless=True)
+    photo.save(folder / "turned.jpg", exif=exif)
+    (folder / "text.jpg").write_text("not a photo at all\n" * 20)
+    (folder / "text.mp4").write_text("not a video at all\n" * 20)
+    (folder / "vast.png").write_bytes(png_claiming(60_000, 60_000, colour=2))
+    (folder / "empty.webm").touch()
+    (folder / "cut.jpg").write_bytes((folder / "turned.jpg").read_bytes()[:400])
+    lossless(folder / "clip.mkv", make_frames(3, 20, 30))
+    out = tmp_path / "out"
+    code, lines, errors = run(capsys, "predict", folder, "--checkpoint", checkpoint, "--out", out, "--format", "npy")
+    bad = ["cut.jpg", "empty.webm", "text.jpg", "text.mp4", "vast.png"]
+    assert (code, errors[-1]) == (1, "normalkit: 5 of 13 files failed")
+    assert len(errors) == len(bad) + 1
+    for line, name in zip(errors, bad, strict=False):
+        assert f"{folder / name}: " in line
+    assert "more than 150,000,000 pixels" in errors[4]
+    assert len(lines) == 8
+    sizes = {"pixel": (1, 1), "turned": (30, 20)}
+    for name in ("alpha", "cmyk", "deep", "grey", "moving", "pixel", "turned"):
+        assert np.load(out / f"{name}.normals.npy").shape == (*sizes.get(name, (20, 30)), 3)
+    assert len(names(out / "clip.normals")) == 3
+    expected = predict(load_model(checkpoint), colours).permute(1, 2, 0).numpy()
+    for name in ("alpha", "deep", "moving"):
+        assert np.allclose(np.load(out / f"{name}.normals.npy"), expected, atol=1e-4)
 
 
 # evaluate

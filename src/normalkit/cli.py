@@ -18,10 +18,11 @@ import tyro
 from normalkit.files import atomic_file, check_writable
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
     from torch.utils.data import Dataset
 
     from normalkit.data.sample import Sample
+    from normalkit.outputs import Outputs
 
 __all__ = ["find_pictures", "for_each_file", "main", "result_paths", "run_script"]
 
@@ -29,6 +30,9 @@ PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", "
 """Suffixes of the pictures in a folder; a file that is named itself may have any."""
 BAD_INPUT = (OSError, ValueError, ImportError, ArithmeticError, MemoryError)
 """What is reported in one line. Anything else is a fault of the program, and shows where it happened."""
+
+LARGE_PHOTO, USUAL_TILE = 16_000_000, 1024
+"""Photos of more pixels than this are worked through in tiles, unless told how; the network would need gigabytes."""
 
 Format = Literal["png", "png16", "npy", "exr"]
 ConventionName = Literal["OPENCV", "OPENGL", "DSINE", "TASKONOMY"]
@@ -39,35 +43,93 @@ Config = TypeVar("Config")
 
 @dataclass(frozen=True)
 class Predict:
-    """Estimate the normals of photos; writes NAME.normals.png for each."""
+    """Estimate the normals of photos and videos; writes NAME.normals.png or .mp4 for each."""
 
     photos: tyro.conf.Positional[tuple[Path, ...]]
-    """Picture files, or folders of them."""
+    """Picture and video files, or folders of them."""
     checkpoint: Path
     """Folder of a trained model, such as runs/surface_normals/best."""
     out: Path
     """Folder for the results; made if missing."""
-    format: Format = "png"
-    """png has 8 bits a channel, png16 16; npy and exr are float32."""
+    format: Format | None = None
+    """png has 8 bits a channel, png16 16; npy and exr are float32. By default png of photos, and of videos an mp4 of
+    their colours, to look at; with a format a video becomes a folder with a file for each frame."""
     convention: ConventionName = "OPENCV"
-    """Axes of the files written, which also say so themselves."""
+    """Axes of the files written, which also say so themselves; and of the colours."""
     flip: bool = False
     """Average with the prediction for the mirrored photo: a little better, at twice the time."""
+    tile: int | None = None
+    """Work through large photos in overlapping tiles of so many pixels, blended without a seam; 1024 by default for
+    photos above 16 megapixels, none for others."""
+    preview: bool = False
+    """Also write NAME.preview.png or .mp4: the photo beside the colours of its normals."""
+    relight: tuple[float, float, float] | None = None
+    """Also write NAME.relit.png or .mp4: the photo with a lamp added in this direction, x right, y down, z forward:
+    0 0 -1 is a flash on the camera, 0 -1 0 a lamp overhead."""
+    points: bool = False
+    """Also write NAME.points.ply: the surface as points, up to scale; needs --fov or --intrinsics."""
+    fov: float | None = None
+    """Field of view of the photo's longer side in degrees; a phone's main camera has 65 to 75."""
+    intrinsics: Path | None = None
+    """Instead of it, a text or NPY file with the camera's 3 x 3 matrix, in pixels of these photos."""
+    webcam: int | None = None
+    """A camera of this machine, 0 for the first, instead of files; Ctrl-C ends the recording."""
+    max_frames: int | None = None
+    """At most so many frames of each video, and of the webcam."""
     device: Device = "cpu"
 
     def run(self) -> int:
-        """Do it; 1 if any photo failed."""
-        from normalkit.inference import predict
+        """Do it; 1 if any photo or video failed."""
         from normalkit.models.checkpoint import load_model
+        from normalkit.outputs import Outputs
+        from normalkit.tiling import check_tile
 
-        results = result_paths(find_pictures(self.photos), self.out, suffix=_suffix(self.format))
+        outputs = Outputs(
+            self.out,
+            format=self.format,
+            convention=self.convention,
+            preview=self.preview,
+            light=self.relight,
+            points=self.points,
+            fov=self.fov,
+            intrinsics=self.intrinsics,
+        )
+        sources = self._sources()
+        results = result_paths(sources, self.out, suffix=outputs.suffix)
+        outputs.check(sources)
+        if self.tile is not None:
+            check_tile(self.tile)
+        if self.max_frames is not None and self.max_frames < 1:
+            raise ValueError(f"--max-frames {self.max_frames}: wanted at least 1")
         model = load_model(self.checkpoint, device=_checked_device(self.device))
         check_writable(self.out)
+        return for_each_file(results, lambda source, result: self._one(model, outputs, source, result))
 
-        def one(photo: Path, result: Path) -> None:
-            _write(result, predict(model, photo, flip=self.flip), self.format, self.convention)
+    def _sources(self) -> list[Path]:
+        from normalkit.video import VIDEOS
 
-        return for_each_file(results, one)
+        if self.webcam is None:
+            return find_pictures(self.photos, suffixes=PICTURES + VIDEOS)
+        if self.photos:
+            raise ValueError("--webcam stands instead of files; give one or the other")
+        return [Path(f"webcam{self.webcam}.mp4")]
+
+    def _one(self, model: nn.Module, outputs: Outputs, source: Path, result: Path) -> None:
+        from normalkit.images import read_image
+        from normalkit.inference import predict
+        from normalkit.outputs import is_video, write_frames
+        from normalkit.video import open_video, open_webcam
+
+        def normals_of(image: Tensor) -> Tensor:
+            large = image[0].numel() > LARGE_PHOTO and self.tile is None
+            return predict(model, image, flip=self.flip, tile=USUAL_TILE if large else self.tile)
+
+        if self.webcam is not None or is_video(source):
+            with open_video(source) if self.webcam is None else open_webcam(self.webcam) as frames:
+                write_frames(frames, normals_of, outputs, source, result, max_frames=self.max_frames)
+        else:
+            image = read_image(source)
+            outputs.write_photo(source, result, image, normals_of(image))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,8 +317,9 @@ class DepthToNormals:
 
         from normalkit.geometry import depth_to_normals
         from normalkit.images import read_depth, read_intrinsics
+        from normalkit.outputs import file_suffix
 
-        results = result_paths(self.depths, self.out, suffix=_suffix(self.format))
+        results = result_paths(self.depths, self.out, suffix=file_suffix(self.format))
         matrix = read_intrinsics(self.intrinsics)
 
         def normals_from(depth: Tensor) -> Tensor:
@@ -330,13 +393,14 @@ def run_script(main: Callable[[Config], int | None], config: type[Config]) -> No
     sys.exit(_exit_code(Path(sys.argv[0]).name, lambda: main(tyro.cli(config))))
 
 
-def find_pictures(paths: Iterable[Path]) -> list[Path]:
+def find_pictures(paths: Iterable[Path], *, suffixes: Sequence[str] = PICTURES) -> list[Path]:
     """The given files, and the pictures in the given folders.
 
     Of a folder, hidden files and the results of `normalkit predict` are left out.
 
     Args:
         paths: Files and folders.
+        suffixes: Of what is taken from a folder.
 
     Returns:
         Paths in the order given, a folder's by name; none twice.
@@ -348,20 +412,22 @@ def find_pictures(paths: Iterable[Path]) -> list[Path]:
     for path in paths:
         if not path.exists():
             raise FileNotFoundError(f"{path}: no such file or folder")
-        inside = [path] if not path.is_dir() else sorted(p for p in path.iterdir() if _is_picture(p))
+        inside = [path] if not path.is_dir() else sorted(p for p in path.iterdir() if _is_picture(p, suffixes))
         if not inside:
-            raise FileNotFoundError(f"{path}: no pictures in this folder ({', '.join(PICTURES)})")
+            raise FileNotFoundError(f"{path}: no pictures in this folder ({', '.join(suffixes)})")
         found |= dict.fromkeys(inside)
     return list(found)
 
 
-def result_paths(sources: Sequence[Path], out: Path, *, suffix: str = ".png") -> dict[Path, Path]:
+def result_paths(
+    sources: Sequence[Path], out: Path, *, suffix: str | Callable[[Path], str] = ".png"
+) -> dict[Path, Path]:
     """Where each source's result goes: NAME.normals and the suffix, in one folder.
 
     Args:
         sources: Files to work on.
         out: Folder of the results.
-        suffix: Of the results.
+        suffix: Of the results; or a function of the source that gives it.
 
     Returns:
         Result by source.
@@ -371,7 +437,8 @@ def result_paths(sources: Sequence[Path], out: Path, *, suffix: str = ".png") ->
     """
     if not sources:
         raise ValueError("no files given")
-    results = {source: out / f"{source.stem}.normals{suffix}" for source in sources}
+    suffix_of = suffix if callable(suffix) else lambda source: suffix
+    results = {source: out / f"{source.stem}.normals{suffix_of(source)}" for source in sources}
     originals = {source.resolve(): source for source in sources}
     owners: dict[Path, Path] = {}
     for source, result in results.items():
@@ -389,6 +456,8 @@ def for_each_file(
 ) -> int:
     """Work through files; one that fails is reported on stderr and does not stop the rest.
 
+    On a terminal, several files have a progress bar.
+
     Args:
         results: Where each source's result goes.
         work: Takes a source and its result.
@@ -397,34 +466,29 @@ def for_each_file(
     Returns:
         The exit code: 1 if any failed, else 0.
     """
+    from tqdm import tqdm
+
     failed = 0
-    for source, result in results.items():
+    # `disable=None`: only on a terminal.
+    quiet = None if len(results) > 1 else True
+    for source, result in tqdm(results.items(), unit="file", leave=False, dynamic_ncols=True, disable=quiet):
         try:
             work(source, result)
         except BAD_INPUT as error:
             failed += 1
             message = _one_line(error)
             where = "" if str(source) in message or str(result) in message else f"{source}: "
-            print(f"{program}: {where}{message}", file=sys.stderr)
+            tqdm.write(f"{program}: {where}{message}", file=sys.stderr)
         else:
-            print(f"{source} -> {result}")
+            tqdm.write(f"{source} -> {result}")
     if failed:
         print(f"{program}: {failed} of {len(results)} files failed", file=sys.stderr)
     return 1 if failed else 0
 
 
-def _is_picture(path: Path) -> bool:
-    hidden_or_result = path.name.startswith(".") or path.stem.endswith(".normals")
-    return path.suffix.lower() in PICTURES and not hidden_or_result and path.is_file()
-
-
-def _suffix(kind: Format) -> str:
-    """The suffix of a format, once what it needs is known to be installed."""
-    if kind == "exr":
-        from normalkit.images import import_exr
-
-        import_exr()
-    return ".png" if kind == "png16" else f".{kind}"
+def _is_picture(path: Path, suffixes: Sequence[str]) -> bool:
+    hidden_or_result = path.name.startswith(".") or path.stem.endswith((".normals", ".preview", ".relit"))
+    return path.suffix.lower() in suffixes and not hidden_or_result and path.is_file()
 
 
 def _checked_device(name: str) -> str:

@@ -6,7 +6,7 @@ import io
 import os
 import struct
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from normalkit.files import atomic_file
 from normalkit.geometry import Convention, convert_normals, normalize, valid_normals
 from normalkit.images import File, FileBytes, import_exr, read_exr, read_hdf5, read_npy, read_png
+from normalkit.scaling import ROWS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -123,7 +124,7 @@ def write_normals(
         with atomic_file(os.fspath(path)) as temporary:
             temporary.write_bytes(data)
         return
-    unit, _ = _as_written(normals, mask, convention)
+    unit = _as_written(normals, mask, convention)
     import_exr()
     with atomic_file(os.fspath(path)) as temporary:
         _save_exr(temporary, unit, convention, path)
@@ -151,16 +152,26 @@ def encode_normals(
         TypeError: A dtype is wrong.
     """
     convention = Convention.parse(convention)
-    unit, valid = _as_written(normals, mask, convention)
-    return _encode_png(unit, valid, convention, bits) if suffix == ".png" else _encode_npy(unit, convention)
+    if suffix == ".png":
+        _check_one_picture(normals)
+        codes = _png_codes(normals.detach().cpu(), None if mask is None else mask.cpu(), convention, bits)
+        return _encode_png(codes, convention)
+    return _encode_npy(_as_written(normals, mask, convention), convention)
 
 
-def _as_written(normals: Tensor, mask: Tensor | None, convention: Convention) -> tuple[Tensor, Tensor]:
-    """Unit normals in the axes of a file, and which are valid."""
+def _check_one_picture(normals: Tensor) -> None:
     if normals.ndim != 3 or normals.numel() == 0:
         raise ValueError(f"normals has shape {tuple(normals.shape)}; wanted (3, H, W): one picture, not a batch")
-    unit, valid = _unit_normals(normals.detach().cpu(), None if mask is None else mask.cpu())
-    return convert_normals(unit, Convention.OPENCV, convention, dim=0), valid
+
+
+def _as_written(normals: Tensor, mask: Tensor | None, convention: Convention) -> Tensor:
+    """Unit normals in the axes of a file, 0 where not valid."""
+    _check_one_picture(normals)
+    normals, mask = normals.detach().cpu(), None if mask is None else mask.cpu()
+    unit = torch.empty(normals.shape)
+    for rows, band, _ in _unit_bands(normals, mask, convention):
+        unit[:, rows] = band
+    return unit
 
 
 def read_normals(path: File, *, convention: Convention | str | None = None) -> tuple[Tensor, Tensor]:
@@ -268,13 +279,30 @@ def _quantize(unit: Tensor, mask: Tensor, *, levels: int) -> Tensor:
     return _where(mask, ((unit + 1) * (levels / 2)).round().clamp(0, levels))
 
 
-def _encode_png(unit: Tensor, mask: Tensor, convention: Convention, bits: int) -> bytes:
+def _unit_bands(normals: Tensor, mask: Tensor | None, convention: Convention) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """What `_unit_normals` gives, in other axes, some rows (3, rows, W) at a time: a large photo's fill gigabytes."""
+    if mask is not None and mask.shape != normals.shape[1:]:
+        valid_normals(normals, mask, dim=0)  # which says so
+    for start in range(0, normals.shape[1], ROWS):
+        rows = slice(start, start + ROWS)
+        unit, valid = _unit_normals(normals[:, rows], None if mask is None else mask[rows])
+        yield rows, convert_normals(unit, Convention.OPENCV, convention, dim=0), valid
+
+
+def _png_codes(normals: Tensor, mask: Tensor | None, convention: Convention, bits: int) -> NDArray[Any]:
+    """(H, W, 3), blue first, as OpenCV writes it."""
+    codes = np.empty((*normals.shape[1:], 3), np.uint8 if bits == 8 else np.uint16)
+    for rows, unit, valid in _unit_bands(normals, mask, convention):
+        codes[rows] = _quantize(unit, valid, levels=2**bits - 1).flip(0).permute(1, 2, 0).numpy()
+    return codes
+
+
+def _encode_png(codes: NDArray[Any], convention: Convention) -> bytes:
     import cv2
 
-    codes = _quantize(unit, mask, levels=2**bits - 1).permute(1, 2, 0).numpy()
-    ok, encoded = cv2.imencode(".png", codes[..., ::-1].astype(np.uint8 if bits == 8 else np.uint16))
+    ok, encoded = cv2.imencode(".png", codes)
     if not ok:
-        raise ValueError(f"normals of shape {tuple(unit.shape)} do not fit a PNG")
+        raise ValueError(f"colours of shape {codes.shape} do not fit a PNG")
     text = b"tEXt" + CONVENTION_KEY.encode() + b"\0" + convention.name.encode()
     # Length, type and text, checksum; right after the 8 bytes of signature and 25 of header.
     chunk = struct.pack(">I", len(text) - 4) + text + struct.pack(">I", zlib.crc32(text))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from normalkit.geometry import normalize
 from normalkit.images import read_image
+from normalkit.scaling import ROWS, enlarged_rows, scaled_picture, scaled_size
+from normalkit.tiling import add_tiles, check_tile
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,7 +24,11 @@ __all__ = ["device_of", "evaluation_mode", "predict", "predict_batch"]
 
 
 def predict(
-    model: nn.Module, image: str | os.PathLike[str] | Image.Image | NDArray[Any] | Tensor, *, flip: bool = False
+    model: nn.Module,
+    image: str | os.PathLike[str] | Image.Image | NDArray[Any] | Tensor,
+    *,
+    flip: bool = False,
+    tile: int | None = None,
 ) -> Tensor:
     """Estimate the normals of one picture.
 
@@ -31,34 +37,47 @@ def predict(
         image: A path, a PIL image, an array (H, W, 3) or (H, W), or a tensor (3, H, W); uint8, or float in
             [0, 1]. EXIF orientation is followed.
         flip: Average with the prediction for the mirrored picture: a little better, at twice the time.
+        tile: Work through the picture in overlapping tiles with sides of so many pixels, whose answers are blended
+            without a seam: for pictures too large for the memory, which is then needed for the picture, the result
+            and a tile. A picture no larger than a tile is answered as without. The pixels are those that the network
+            sees: where the model has a `resolution`, the picture is scaled to it as a whole and then cut, so that
+            objects keep the size that the network knows. At least 16; the larger, the more each tile sees of what is
+            around.
 
     Returns:
         (3, H, W) float32 unit normals, `Convention.OPENCV`, on the CPU; 0 where the model gives no direction.
 
     Raises:
         OSError: The file is missing or cannot be read.
-        ValueError: The file is no picture, the array has no picture's shape or range, or the model returns no
-            normals.
-        MemoryError: The picture is too large for the device's memory.
+        ValueError: The file is no picture, the array has no picture's shape or range, the model returns no
+            normals, or `tile` is below 16.
+        TypeError: `tile` is no integer.
+        MemoryError: The picture, or the tile, is too large for the device's memory.
 
     Examples:
         >>> from normalkit import UNetNormals
         >>> model = UNetNormals("test_resnet", pretrained=False)
         >>> predict(model, torch.rand(3, 30, 50)).shape
         torch.Size([3, 30, 50])
+        >>> predict(model, torch.rand(3, 100, 150), tile=64).shape
+        torch.Size([3, 100, 150])
     """
+    if tile is not None:
+        check_tile(tile)
     pixels = read_image(image)
-    device = device_of(model)
+    _, height, width = pixels.shape
     with evaluation_mode(model):
         try:
-            prediction = predict_batch(model, pixels.to(device)[None].float() / 255, flip=flip)[0]
+            if tile is not None:
+                return _predict_in_tiles(model, pixels, flip=flip, tile=tile)
+            images = pixels.to(device_of(model))[None].float() / 255
+            return normalize(predict_batch(model, images, flip=flip)[0].float(), dim=0).cpu()
         except RuntimeError as error:
             # A GPU's error has a class of its own, a processor's only its message.
             if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
                 raise
-            _, height, width = pixels.shape
-            raise MemoryError(f"a picture of {width} x {height} does not fit into memory; shrink it") from error
-    return normalize(prediction.float(), dim=0).cpu()
+            mend = "shrink it, or work in tiles (tile=1024)" if tile is None else f"use smaller tiles than {tile}"
+            raise MemoryError(f"a picture of {width} x {height} does not fit into memory; {mend}") from error
 
 
 def predict_batch(model: nn.Module, images: Tensor, *, flip: bool = False) -> Tensor:
@@ -78,10 +97,7 @@ def predict_batch(model: nn.Module, images: Tensor, *, flip: bool = False) -> Te
     prediction = _normals(model, images)
     if not flip:
         return prediction
-    mirrored = _normals(model, images.flip(-1)).flip(-1)
-    # A mirror turns the vectors too: nx changes sign.
-    mirrored = mirrored * mirrored.new_tensor([-1.0, 1.0, 1.0]).view(1, 3, 1, 1)
-    return normalize(normalize(prediction) + normalize(mirrored))
+    return normalize(normalize(prediction) + normalize(_mirrored(model, images)))
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -109,6 +125,89 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+def _predict_in_tiles(model: nn.Module, pixels: Tensor, *, flip: bool, tile: int) -> Tensor:
+    """Unit normals (3, H, W) of a picture (3, H, W), uint8."""
+    resolution = _whole_number(model, "resolution")
+    if resolution is not None:
+        return _predict_scaled(model, pixels, resolution, flip=flip, tile=tile)
+    total = torch.zeros(pixels.shape)
+    _add_answers(total, _unit, model, pixels, tile=tile)
+    if flip:
+        _add_answers(total, _unit_mirrored, model, pixels, tile=tile, from_right=True)
+    for band in torch.split(total, ROWS, dim=1):
+        band.copy_(normalize(band, dim=0))
+    return total
+
+
+def _predict_scaled(model: nn.Module, pixels: Tensor, resolution: int, *, flip: bool, tile: int) -> Tensor:
+    """The same as `NormalEstimator.forward` does it: the picture scaled to the network, and its raw map back."""
+    size = (pixels.shape[1], pixels.shape[2])
+    shown = scaled_picture(pixels, scaled_size(size, resolution))
+    maps = [torch.zeros_like(shown) for _ in range(2 if flip else 1)]
+    with _as_is(model):
+        _add_answers(maps[0], _normals, model, shown, tile=tile)
+        if flip:
+            _add_answers(maps[1], _mirrored, model, shown, tile=tile, from_right=True)
+    result = torch.empty(pixels.shape)
+    for bands in zip(*(enlarged_rows(small, size) for small in maps), strict=True):
+        rows = bands[0][0]
+        result[:, rows] = normalize(torch.stack([normalize(band, dim=0) for _, band in bands]).sum(0), dim=0)
+    return result
+
+
+def _add_answers(
+    total: Tensor,
+    answer: Callable[[nn.Module, Tensor], Tensor],
+    model: nn.Module,
+    pixels: Tensor,
+    *,
+    tile: int,
+    from_right: bool = False,
+) -> None:
+    device = device_of(model)
+
+    def estimate(part: Tensor) -> Tensor:
+        images = part.to(device)[None]
+        return answer(model, images if images.is_floating_point() else images.float() / 255)[0].float().cpu()
+
+    add_tiles(total, estimate, pixels, tile=tile, stride=_whole_number(model, "stride") or 1, from_right=from_right)
+
+
+@contextmanager
+def _as_is(model: nn.Module) -> Iterator[None]:
+    """A normal estimator that neither scales its images nor its answer's vectors."""
+    changed = {"resolution": None, "normalize": False}
+    before = {name: getattr(model, name) for name in changed}
+    try:
+        for name, value in changed.items():
+            setattr(model, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(model, name, value)
+
+
+def _whole_number(model: nn.Module, name: str) -> int | None:
+    """An attribute of normal estimators; None where it is none, or another thing, as a convolution's `stride` is."""
+    value = getattr(model, name, None)
+    return value if type(value) is int else None
+
+
+def _unit(model: nn.Module, images: Tensor) -> Tensor:
+    return normalize(_normals(model, images).float())
+
+
+def _unit_mirrored(model: nn.Module, images: Tensor) -> Tensor:
+    return normalize(_mirrored(model, images).float())
+
+
+def _mirrored(model: nn.Module, images: Tensor) -> Tensor:
+    """The answer for the mirrored pictures, mirrored back."""
+    prediction = _normals(model, images.flip(-1)).flip(-1)
+    # A mirror turns the vectors too: nx changes sign.
+    return prediction * prediction.new_tensor([-1.0, 1.0, 1.0]).view(1, 3, 1, 1)
 
 
 def _normals(model: nn.Module, images: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from normalkit import geometry
 from normalkit.nn.folding import fold_batch_norm
+from normalkit.scaling import scaled_size
 
 __all__ = ["ImageModel", "NormalEstimator"]
 
@@ -232,9 +233,8 @@ class NormalEstimator(ImageModel, ABC):
     def _to_resolution(self, images: Tensor) -> Tensor:
         if self.resolution is None:
             return images
-        sides = images.shape[-2:]
-        size = [max(round(side * self.resolution / max(sides)), 1) for side in sides]
-        if size == list(sides):
+        size = scaled_size(images.shape[-2:], self.resolution)
+        if size == tuple(images.shape[-2:]):
             return images
         return functional.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
 
