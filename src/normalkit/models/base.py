@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from normalkit import geometry
 
@@ -52,6 +51,27 @@ class ImageModel(nn.Module):
     def standardize(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [0, 1], in the network's dtype, less their mean and over their deviation."""
         return (images.to(self.image_mean.dtype) - self.image_mean) / self.image_std
+
+    def run_network(self, network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+        """The network's answer; batch norm with a single value per channel to train on is an error with its mend.
+
+        Args:
+            network: Of this model, and of the images.
+            images: (B, 3, H, W), normalised.
+
+        Raises:
+            ValueError: Batch norm is to train on one value per channel.
+        """
+        try:
+            return network(images)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            size = " x ".join(map(str, images.shape[2:]))
+            raise ValueError(
+                f"images: a single one of {size} (padded) leaves batch norm one value per channel, and it cannot train "
+                "on one; use two or more images in a batch, larger images, or `model.eval()`"
+            ) from error
 
     def save_pretrained(
         self,
@@ -165,9 +185,7 @@ class NormalEstimator(ImageModel, ABC):
         height, width = images.shape[-2:]
         right, bottom = ((side + self.stride - 1) // self.stride * self.stride - side for side in (width, height))
         images = functional.pad(images, (0, right, 0, bottom), mode="replicate")
-        if self.training:
-            self._check_training_batch(images)
-        raw = _crop(self.raw_map(images), height, width)
+        raw = _crop(self.run_network(self.raw_map, images), height, width)
         if raw.dtype != torch.float64:
             raw = raw.float()
         if raw.shape[-2:] != size:
@@ -196,21 +214,6 @@ class NormalEstimator(ImageModel, ABC):
         Returns:
             (B, 3, H, W), of any length.
         """
-
-    def modules_on_deepest_map(self) -> Iterator[nn.Module]:
-        """Modules that may run batch norm on a map as small as the image divided by `stride`."""
-        return self.modules()
-
-    def _check_training_batch(self, images: Tensor) -> None:
-        batch, _, height, width = images.shape
-        if batch * height * width > self.stride**2:
-            return
-        if any(isinstance(module, _BatchNorm) and module.training for module in self.modules_on_deepest_map()):
-            raise ValueError(
-                f"images: a single one of {height} x {width} (padded) leaves one value per channel at stride "
-                f"{self.stride}, and batch norm cannot train on one; use two or more images in a batch, larger images, "
-                "or `model.eval()`"
-            )
 
 
 def _check_images(images: Tensor) -> None:
