@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import math
 import os
 import struct
@@ -29,6 +30,9 @@ MAX_PIXELS = 150_000_000
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 """The formats of photographs and figures. Pillow knows many more, some of which start other programs."""
+
+MAX_VALUES = 4 * MAX_PIXELS
+"""Numbers of one file that are read into memory: four channels of the largest picture."""
 
 _MAX_TEXT = 1_000_000
 """Bytes; nine numbers need a few hundred."""
@@ -73,6 +77,7 @@ def read_image(source: str | os.PathLike[str] | Image.Image | NDArray[Any] | Ten
         return _from_picture(source, getattr(source, "filename", "") or "the picture")
     if isinstance(source, str | os.PathLike):
         with open_picture(source, FORMATS) as picture:
+            check_png(source, picture, os.fspath(source))
             return _from_picture(picture, os.fspath(source))
     raise TypeError(f"source is a {type(source).__name__}; wanted a path, PIL picture, numpy array or torch tensor")
 
@@ -170,6 +175,7 @@ def read_mask(path: str | os.PathLike[str]) -> Tensor:
             )
         return torch.from_numpy(array != 0)
     with open_picture(path, FORMATS) as picture, pillow_errors(path, FORMATS):
+        check_png(path, picture, os.fspath(path))
         # As stored: in a conversion to 8 bits a 1 of 16 would become 0.
         values = torch.from_numpy(np.array(picture) != 0)
         colours = [i for i, band in enumerate(picture.getbands()) if band != "A"]
@@ -203,6 +209,12 @@ def check_size(path: str | os.PathLike[str], width: int, height: int) -> None:
         )
 
 
+def _check_values(path: str | os.PathLike[str], count: int) -> None:
+    """Refuse more numbers than any picture has; they may be a few bytes in the file, or none at all."""
+    if count > MAX_VALUES:
+        raise ValueError(f"{path}: claims {count:,} numbers; wanted at most {MAX_VALUES:,}: shrink or split it")
+
+
 def open_picture(path: str | os.PathLike[str], formats: tuple[str, ...]) -> Image.Image:
     """A PIL picture of which the header alone is read; a context manager that closes the file.
 
@@ -225,6 +237,26 @@ def open_picture(path: str | os.PathLike[str], formats: tuple[str, ...]) -> Imag
         picture.close()
         raise
     return picture
+
+
+def check_png(source: str | os.PathLike[str] | io.BytesIO, picture: Image.Image, name: str) -> None:
+    """Compare every checksum of a PNG, as decoders do not: they may give what they have of a damaged one.
+
+    Args:
+        source: What the picture was opened from.
+        picture: Left as it is. Those of other formats have no checksums.
+        name: Of the source, for the message.
+
+    Raises:
+        ValueError: One is wrong.
+    """
+    if picture.format != "PNG":
+        return
+    with pillow_errors(name, ("PNG",)), warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        # Another one, since a picture that was verified cannot be read any more.
+        with Image.open(source, formats=("PNG",)) as again:
+            again.verify()
 
 
 @contextmanager
@@ -261,10 +293,11 @@ def read_png(path: str | os.PathLike[str]) -> tuple[NDArray[Any], Mapping[str, A
         if picture.mode not in ("L", "I", "I;16", "RGB", "RGBA"):
             raise ValueError(f"{path}: has a palette, grey with alpha, or one bit; save it as plain grey, RGB or RGBA")
         info = {str(key): value for key, value in picture.info.items()}
-        with pillow_errors(path, ("PNG",)):
-            # Every chunk's checksum: a decoder may give what it has of a truncated file.
-            picture.verify()
-    values: NDArray[Any] | None = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+        check_png(path, picture, os.fspath(path))
+    try:
+        values: NDArray[Any] | None = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise ValueError(f"{path}: the file is broken ({error}); copy or download it again") from error
     if values is None:
         raise ValueError(f"{path}: the file is broken; copy or download it again")
     if values.ndim == 3:
@@ -302,6 +335,7 @@ def _next_array(file: Any, path: str | os.PathLike[str]) -> NDArray[Any]:
             f"{path}: shape {shape} of {dtype} does not fit the {present} bytes that follow; the file is truncated "
             "or broken: copy or save it again"
         )
+    _check_values(path, count)
     return np.fromfile(file, dtype, count).reshape(shape, order="F" if fortran else "C")
 
 
@@ -330,6 +364,7 @@ def read_exr(path: str | os.PathLike[str]) -> tuple[dict[str, NDArray[Any]], Map
             f"{path}: has {len(file.parts)} part(s), data window {window} and display window {display}; wanted one "
             "part, and the two windows equal: save it uncropped"
         )
+    _check_values(path, len(header["channels"]) * (right - left + 1) * (bottom - top + 1))
     try:
         # A part whose pixels cannot be decoded is left out, without an error.
         channels = exr.File(os.fspath(path), separate_channels=True).channels()
@@ -372,8 +407,12 @@ def read_hdf5(path: str | os.PathLike[str]) -> NDArray[Any]:
                 held = ", ".join(file) or "nothing"
                 raise ValueError(f"{path}: holds {held}; wanted one array of pixels called dataset, as in Hypersim")
             check_size(path, array.shape[1], array.shape[0])
+            _check_values(path, array.size)
+            inside = isinstance(file.get("dataset", getlink=True), h5py.HardLink)
+            if not inside or array.external or array.is_virtual or array.dtype.kind not in "fiub":
+                raise ValueError(f"{path}: its dataset is in another file, or holds no numbers; wanted it in this file")
             values: NDArray[Any] = array[()]
-    except (OSError, RuntimeError, KeyError) as error:
+    except (OSError, RuntimeError, KeyError, MemoryError, TypeError) as error:
         raise ValueError(f"{path}: not an HDF5 file, or broken ({error}); copy or download it again") from error
     return values
 
