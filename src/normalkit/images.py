@@ -34,6 +34,10 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 MAX_VALUES = 4 * MAX_PIXELS
 """Numbers of one file that are read into memory: four channels of the largest picture."""
 
+MAX_EXPANSION = 100
+"""Times that a file of measurements may be larger in memory, if more than `FREE_BYTES`."""
+FREE_BYTES = 256_000_000
+
 _MAX_TEXT = 1_000_000
 """Bytes; nine numbers need a few hundred."""
 
@@ -215,6 +219,13 @@ def _check_values(path: str | os.PathLike[str], count: int) -> None:
         raise ValueError(f"{path}: claims {count:,} numbers; wanted at most {MAX_VALUES:,}: shrink or split it")
 
 
+def _check_expansion(path: str | os.PathLike[str], unpacked: int) -> None:
+    """Refuse a small file of measurements that would fill the memory: they do not compress as zeros do."""
+    size = os.path.getsize(path)
+    if unpacked > max(FREE_BYTES, MAX_EXPANSION * size):
+        raise ValueError(f"{path}: {size:,} bytes that unpack to {unpacked:,}; shrink it, or save it uncompressed")
+
+
 def open_picture(path: str | os.PathLike[str], formats: tuple[str, ...]) -> Image.Image:
     """A PIL picture of which the header alone is read; a context manager that closes the file.
 
@@ -364,7 +375,9 @@ def read_exr(path: str | os.PathLike[str]) -> tuple[dict[str, NDArray[Any]], Map
             f"{path}: has {len(file.parts)} part(s), data window {window} and display window {display}; wanted one "
             "part, and the two windows equal: save it uncropped"
         )
-    _check_values(path, len(header["channels"]) * (right - left + 1) * (bottom - top + 1))
+    count = len(header["channels"]) * (right - left + 1) * (bottom - top + 1)
+    _check_values(path, count)
+    _check_expansion(path, 4 * count)
     try:
         # A part whose pixels cannot be decoded is left out, without an error.
         channels = exr.File(os.fspath(path), separate_channels=True).channels()
@@ -408,6 +421,7 @@ def read_hdf5(path: str | os.PathLike[str]) -> NDArray[Any]:
                 raise ValueError(f"{path}: holds {held}; wanted one array of pixels called dataset, as in Hypersim")
             check_size(path, array.shape[1], array.shape[0])
             _check_values(path, array.size)
+            _check_expansion(path, array.nbytes)
             inside = isinstance(file.get("dataset", getlink=True), h5py.HardLink)
             if not inside or array.external or array.is_virtual or array.dtype.kind not in "fiub":
                 raise ValueError(f"{path}: its dataset is in another file, or holds no numbers; wanted it in this file")

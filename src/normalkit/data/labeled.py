@@ -323,14 +323,18 @@ def _archive(root: Path, split: str, wanted: tuple[str, ...] | None) -> Iterator
     check_readable(root)
     with _archive_errors(root), tarfile.open(root, "r|*", tarinfo=_Header) as archive:
         for member in archive:
-            _check_expansion(root, member.offset_data + member.size)
             parts = PurePosixPath(member.name).parts
+            where = f"{root}: {member.name}"
+            if parts[:1] == (split,):
+                _check_bytes(where, member.size)
+            _check_expansion(root, member.offset_data + member.size)
+            if ".." in parts:
+                raise ValueError(f"{where}: leads out of the archive; make it anew without")
             if any(part.startswith(".") for part in parts):
                 continue
             if parts[:1] != (split,):
                 others.update(parts[:1] if member.isdir() or len(parts) > 1 else ())
                 continue
-            where = f"{root}: {member.name}"
             if member.isdir() and len(parts) <= 2:
                 counts |= {name: counts.get(name, 0) for name in parts[1:]}
                 continue
@@ -338,7 +342,6 @@ def _archive(root: Path, split: str, wanted: tuple[str, ...] | None) -> Iterator
                 raise ValueError(f"{where}: wanted files {split}/<class>/<name>.jpg alone: make the archive without it")
             label, name = parts[1:]
             _check_name(where, name)
-            _check_bytes(where, member.size)
             if wanted is not None and label not in wanted:
                 _check_classes(f"{root}: {split}", dict.fromkeys((*wanted, label), 1), wanted)
             if (label, name) in seen:

@@ -17,6 +17,10 @@ from normalkit import geometry
 __all__ = ["ImageModel", "NormalEstimator"]
 
 
+MAX_RESOLUTION = 10_000
+"""Pixels; a checkpoint that asks for more is broken or hostile."""
+
+
 class ImageModel(nn.Module):
     """A network that can be saved, loaded and built again, and that normalises its images itself.
 
@@ -132,7 +136,7 @@ class NormalEstimator(ImageModel, ABC):
 
     Raises:
         ValueError: The statistics are not three finite numbers each, a deviation is not positive, or `resolution` is
-            below 1.
+            out of range.
         TypeError: `normalize` is not a boolean, or `resolution` no integer.
     """
 
@@ -150,8 +154,11 @@ class NormalEstimator(ImageModel, ABC):
             raise TypeError(f"normalize={normalize!r}: wanted True or False")
         if resolution is not None and type(resolution) is not int:
             raise TypeError(f"resolution={resolution!r}: wanted a whole number of pixels, or None")
-        if resolution is not None and resolution < 1:
-            raise ValueError(f"resolution={resolution}: wanted at least one pixel, or None for images as they are")
+        if resolution is not None and not 1 <= resolution <= MAX_RESOLUTION:
+            raise ValueError(
+                f"resolution={resolution}: wanted at least one pixel and at most {MAX_RESOLUTION}, or None for images "
+                "as they are"
+            )
         super().__init__(
             config={**config, "normalize": normalize, "resolution": resolution},
             image_mean=image_mean,
