@@ -19,7 +19,9 @@ def holds(**strategies: st.SearchStrategy) -> Callable[[Callable[..., None]], Ca
     """Make a function of drawn arguments two tests: of a few cases, the same each time, and a slow one of many."""
 
     def decorate(check: Callable[..., None]) -> Callable[[int], None]:
-        @pytest.mark.parametrize("cases", [QUICK, pytest.param(MANY, marks=pytest.mark.slow)])
+        @pytest.mark.parametrize(
+            "cases", [QUICK, pytest.param(MANY, marks=[pytest.mark.slow, pytest.mark.timeout(3000)])]
+        )
         def test(cases: int) -> None:
             tried = 0
 
