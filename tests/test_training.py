@@ -1,6 +1,7 @@
 import copy
 import csv
 import dataclasses
+import errno
 import itertools
 import json
 import math
@@ -890,6 +891,26 @@ def test_a_full_disk_ends_the_run_with_the_last_checkpoint_whole(tmp_path, monke
     assert load_model(tmp_path / "best")
     assert load_model(tmp_path / "last")
     assert leftovers(tmp_path) == []
+    assert len(run(tmp_path, settings=settings, resume=True)) == 3
+
+
+def test_a_folder_that_becomes_read_only_ends_the_run_with_the_last_checkpoint_whole(tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    def remount():
+        monkeypatch.setattr(Path, "mkdir", refuse)
+        monkeypatch.setattr(Path, "touch", refuse)
+
+    settings = dataclasses.replace(SETTINGS, epochs=3)
+    with pytest.raises(
+        OSError, match=r"cannot write .*metrics.csv: the file system is read-only: choose another folder"
+    ):
+        run(tmp_path, settings=settings, loss=when(STEPS + 2, remount, plain_loss))
+    monkeypatch.undo()
+    monkeypatch.setitem(checkpoint.MODELS, "DropoutNormals", DropoutNormals)
+    assert state_of(tmp_path)["epoch"] == 1
+    check_whole(tmp_path)
     assert len(run(tmp_path, settings=settings, resume=True)) == 3
 
 
