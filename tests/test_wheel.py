@@ -62,7 +62,7 @@ def test_the_sdist_holds_no_data_and_no_hidden_files(built):
     (sdist,) = (built / "dist").glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         names = [member.name.split("/", 1)[1] for member in archive.getmembers() if member.isfile()]
-    kinds = {".py", ".typed", ".md", ".toml", ".txt", "", ".gitignore"}
+    kinds = {".py", ".typed", ".md", ".toml", ".txt", ".ipynb", ""}
     assert {Path(name).suffix for name in names} <= kinds
     assert [name for name in names if Path(name).name.startswith(".")] in ([], [".gitignore"])
 
