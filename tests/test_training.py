@@ -766,6 +766,7 @@ def test_a_damaged_state_is_named(tmp_path, damage):
         (lambda state: state.pop("bfloat16"), "was written by another version of normalkit, without bfloat16; go on"),
         (lambda state: state.update(model={}), "is damaged or of another version; start the run in another folder"),
         (lambda state: state.update(optimizer=3), "is damaged or of another version"),
+        (lambda state: state.update(epoch="1"), "is damaged or of another version"),
         (lambda state: state["optimizer"].update(param_groups=[]), "is damaged or of another version"),
     ],
 )

@@ -484,6 +484,8 @@ class _Run:
                 f"{path} was written by another version of normalkit, without {', '.join(missing)}; go on with that "
                 "version, or start the run in another folder"
             )
+        if type(state["epoch"]) is not int:
+            raise _unreadable(path)
         ours = dict(dotted(self._identity()))
         for name in [*ours, *theirs]:
             if ours.get(name) != theirs.get(name):
