@@ -234,7 +234,7 @@ def _stored_shapes(path: Path) -> dict[str, tuple[int, ...]]:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except DAMAGE as error:
         raise ValueError(
-            f"{path}: not a whole safetensors file ({error}); copy it again, or take another checkpoint"
+            f"{path}: not a whole safetensors file ({error}); it may be truncated: copy it again, or take another one"
         ) from error
 
 

@@ -156,7 +156,7 @@ def read_safetensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         tensors = load_file(path)
     except DAMAGE as error:
         raise ValueError(
-            f"{path}: not a whole safetensors file ({error}); copy it again, or take another checkpoint"
+            f"{path}: not a whole safetensors file ({error}); it may be truncated: copy it again, or take another one"
         ) from error
     if stated not in (None, digest(tensors)):
         raise ValueError(
