@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+__version__: str
+"""Of the installed package."""
 
 __all__ = [
+    "AngMFLoss",
     "AngularLoss",
     "AngularMetrics",
     "BaseNet",
@@ -55,7 +57,7 @@ if TYPE_CHECKING:
     from normalkit.data.synthetic.rooms import SyntheticRooms
     from normalkit.geometry import Convention, angular_error, convert_normals, depth_to_normals, rotate_normals
     from normalkit.inference import predict
-    from normalkit.losses import AngularLoss, angular_loss
+    from normalkit.losses import AngMFLoss, AngularLoss, angular_loss
     from normalkit.metrics import AngularMetrics, SurfaceNormalMetrics, surface_normal_metrics
     from normalkit.models.bilinear import BilinearNormals
     from normalkit.models.checkpoint import load_model, save_model
@@ -68,6 +70,7 @@ if TYPE_CHECKING:
     from normalkit.transforms import SurfaceNormals
 else:
     _HOMES = {
+        "AngMFLoss": "losses",
         "AngularLoss": "losses",
         "AngularMetrics": "metrics",
         "BaseNet": "models.cifar",
@@ -104,11 +107,17 @@ else:
 
     def __getattr__(name: str) -> object:
         """Load a public name from its module and keep it (PEP 562)."""
-        if name not in _HOMES:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        import importlib
+        value: object
+        if name == "__version__":
+            from importlib.metadata import version
 
-        value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+            value = version(__name__)
+        elif name in _HOMES:
+            from importlib import import_module
+
+            value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+        else:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         globals()[name] = value
         return value
 

@@ -23,7 +23,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["read_depth", "read_image", "read_intrinsics", "read_mask"]
+__all__ = ["read_depth", "read_image", "read_intrinsics", "read_mask", "to_pillow"]
 
 MAX_PIXELS = 150_000_000
 """The largest camera sensor has 150 million pixels; a header that claims more is broken or hostile."""
@@ -84,6 +84,18 @@ def read_image(source: str | os.PathLike[str] | Image.Image | NDArray[Any] | Ten
             check_png(source, picture, os.fspath(source))
             return _from_picture(picture, os.fspath(source))
     raise TypeError(f"source is a {type(source).__name__}; wanted a path, PIL picture, numpy array or torch tensor")
+
+
+def to_pillow(image: Tensor) -> Image.Image:
+    """A picture for Pillow, each value rounded to the nearest of 256.
+
+    Args:
+        image: (3, H, W), float in [0, 1] or uint8.
+    """
+    from PIL import Image
+
+    pixels = image if image.dtype == torch.uint8 else (image * 255).round().clamp(0, 255).to(torch.uint8)
+    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().cpu().numpy())
 
 
 def read_depth(path: str | os.PathLike[str], *, scale: float = 1000.0) -> Tensor:

@@ -127,17 +127,20 @@ class NormalEstimator(ImageModel, ABC):
         normalize: Whether the output is unit vectors; False gives the raw map.
         resolution: Pixels of the longer side that images are scaled to for the network, whose map is then scaled
             back; None leaves them as they are. A network knows objects in the size that it was trained on.
+        concentration: What the length of the raw map is multiplied with to say how sure the network is of the
+            direction; None for one that was not trained to say so. See `normalkit.uncertainty`.
 
     Attributes:
         config: The same, with all the others but `stride`.
         stride: The same.
         normalize: The same; may be changed.
         resolution: The same; may be changed.
+        concentration: The same; may be changed.
 
     Raises:
         ValueError: The statistics are not three finite numbers each, a deviation is not positive, or `resolution` is
-            out of range.
-        TypeError: `normalize` is not a boolean, or `resolution` no integer.
+            out of range, or `concentration` is not positive.
+        TypeError: `normalize` is not a boolean, `resolution` no integer, or `concentration` no number.
     """
 
     def __init__(
@@ -149,6 +152,7 @@ class NormalEstimator(ImageModel, ABC):
         image_std: Sequence[float],
         normalize: bool = True,
         resolution: int | None = None,
+        concentration: float | None = None,
     ) -> None:
         if not isinstance(normalize, bool):
             raise TypeError(f"normalize={normalize!r}: wanted True or False")
@@ -159,14 +163,19 @@ class NormalEstimator(ImageModel, ABC):
                 f"resolution={resolution}: wanted at least one pixel and at most {MAX_RESOLUTION}, or None for images "
                 "as they are"
             )
+        if concentration is not None and type(concentration) not in (int, float):
+            raise TypeError(f"concentration={concentration!r}: wanted a number, or None")
+        if concentration is not None and not 0 < concentration < math.inf:
+            raise ValueError(f"concentration={concentration!r}: wanted a positive number, or None")
         super().__init__(
-            config={**config, "normalize": normalize, "resolution": resolution},
+            config={**config, "normalize": normalize, "resolution": resolution, "concentration": concentration},
             image_mean=image_mean,
             image_std=image_std,
         )
         self.stride = stride
         self.normalize = normalize
         self.resolution = resolution
+        self.concentration = concentration
 
     def forward(self, images: Tensor, *, normalize: bool | None = None) -> Tensor:
         """Estimate the normals of a batch of images of any size.

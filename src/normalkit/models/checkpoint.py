@@ -104,7 +104,7 @@ def write_model(
         "config": dict(model.config),
     }
     if isinstance(model, NormalEstimator):
-        header["config"] |= {"normalize": model.normalize, "resolution": model.resolution}
+        header["config"] |= {name: getattr(model, name) for name in ("normalize", "resolution", "concentration")}
         header["convention"] = Convention.OPENCV.name
     metadata = dict(metadata or {})
     taken = sorted(header.keys() & metadata.keys())
