@@ -50,6 +50,7 @@ def drawn(**kwargs):
 
 def test_a_sample_s_random_numbers_are_its_own(monkeypatch):
     expected = drawn(epoch=0, batch_size=4, workers=0)
+    assert len(training_loader(Drawn(), seed=0, epoch=0, batch_size=5, workers=0).dataset) == 12
     assert len(expected) == len({tuple(row) for row in expected.values()}) == 12
     assert drawn(epoch=1, batch_size=4, workers=0) != expected
     torch.manual_seed(9)

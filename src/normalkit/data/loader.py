@@ -116,7 +116,12 @@ class _SeededSamples(Dataset[Any]):
     def __init__(self, dataset: Dataset[Any], seed: int, epoch: int) -> None:
         self.dataset, self.seed, self.epoch = dataset, seed, epoch
 
+    def __len__(self) -> int:
+        """The number of samples."""
+        return len(self.dataset)  # type: ignore[arg-type]
+
     def __getitem__(self, index: int) -> Any:
+        """A sample, drawn with random numbers of its own."""
         # The third number is that of no process in `fit`; 1 is added since a trailing 0 would change no seed.
         with seeded(mix_seeds(self.seed, self.epoch, 0, 1 + index)):
             return self.dataset[index]
