@@ -28,6 +28,7 @@ PUBLIC_NAMES = [
     "PublishedNormals",
     "RGBDNormals",
     "SMPNormals",
+    "ShardedNormals",
     "SurfaceNormalMetrics",
     "SurfaceNormals",
     "SyntheticRooms",
@@ -49,6 +50,7 @@ PUBLIC_NAMES = [
     "save_model",
     "surface_normal_metrics",
     "write_normals",
+    "write_shards",
 ]
 LOADED_ON_USE = [name for name in PUBLIC_NAMES if name != "__version__"]
 

@@ -24,6 +24,7 @@ __all__ = [
     "PublishedNormals",
     "RGBDNormals",
     "SMPNormals",
+    "ShardedNormals",
     "SurfaceNormalMetrics",
     "SurfaceNormals",
     "SyntheticRooms",
@@ -45,6 +46,7 @@ __all__ = [
     "save_model",
     "surface_normal_metrics",
     "write_normals",
+    "write_shards",
 ]
 
 # The same names twice: type checkers and editors read the imports, the interpreter reads the table.
@@ -54,6 +56,8 @@ if TYPE_CHECKING:
     from normalkit.data.folder import NormalFolder
     from normalkit.data.published import PublishedNormals
     from normalkit.data.rgbd import RGBDNormals
+    from normalkit.data.sharding import write_shards
+    from normalkit.data.shards import ShardedNormals
     from normalkit.data.synthetic.rooms import SyntheticRooms
     from normalkit.geometry import Convention, angular_error, convert_normals, depth_to_normals, rotate_normals
     from normalkit.inference import predict
@@ -83,6 +87,7 @@ else:
         "PublishedNormals": "data.published",
         "RGBDNormals": "data.rgbd",
         "SMPNormals": "models.smp",
+        "ShardedNormals": "data.shards",
         "SurfaceNormalMetrics": "metrics",
         "SurfaceNormals": "transforms",
         "SyntheticRooms": "data.synthetic.rooms",
@@ -103,6 +108,7 @@ else:
         "save_model": "models.checkpoint",
         "surface_normal_metrics": "metrics",
         "write_normals": "codec",
+        "write_shards": "data.sharding",
     }
 
     def __getattr__(name: str) -> object:

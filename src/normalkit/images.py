@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tokenize import TokenError
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["read_depth", "read_image", "read_intrinsics", "read_mask", "to_pillow"]
+__all__ = ["FileBytes", "read_depth", "read_image", "read_intrinsics", "read_mask", "to_pillow"]
 
 MAX_PIXELS = 150_000_000
 """The largest camera sensor has 150 million pixels; a header that claims more is broken or hostile."""
@@ -42,15 +42,34 @@ _MAX_TEXT = 1_000_000
 """Bytes; nine numbers need a few hundred."""
 
 
-def read_image(source: str | os.PathLike[str] | Image.Image | NDArray[Any] | Tensor) -> Tensor:
+class FileBytes(NamedTuple):
+    """A file that is in memory already, such as a member of a tar file; PNG, NPY and pictures are read from it.
+
+    Attributes:
+        name: Whose suffix tells the format, and which messages call it.
+        data: What is in it.
+    """
+
+    name: str
+    data: bytes
+
+    def __str__(self) -> str:
+        return self.name
+
+
+File = str | os.PathLike[str] | FileBytes
+"""A file, on the disk or in memory."""
+
+
+def read_image(source: File | Image.Image | NDArray[Any] | Tensor) -> Tensor:
     """A picture in one form, whatever it comes as.
 
     From a file or a PIL picture: turned upright by its EXIF orientation; grey, palette and CMYK become RGB;
     16 bits become 8 by rounding; what is transparent shows white; an animation gives its first frame.
 
     Args:
-        source: A path (JPEG, PNG, WebP, BMP, TIFF, GIF or PPM), a PIL picture, an array (H, W, 3), (H, W, 1) or
-            (H, W), or a tensor (3, H, W), (1, H, W) or (H, W). Arrays and tensors are uint8, uint16 (0 to
+        source: A path (JPEG, PNG, WebP, BMP, TIFF, GIF or PPM) or its `FileBytes`, a PIL picture, an array (H, W, 3),
+            (H, W, 1) or (H, W), or a tensor (3, H, W), (1, H, W) or (H, W). Arrays and tensors are uint8, uint16 (0 to
             65535), or floating point in [0, 1].
 
     Returns:
@@ -79,10 +98,10 @@ def read_image(source: str | os.PathLike[str] | Image.Image | NDArray[Any] | Ten
         return _from_array(source, "array")
     if isinstance(source, Image.Image):
         return _from_picture(source, getattr(source, "filename", "") or "the picture")
-    if isinstance(source, str | os.PathLike):
+    if isinstance(source, str | os.PathLike | FileBytes):
         with open_picture(source, FORMATS) as picture:
-            check_png(source, picture, os.fspath(source))
-            return _from_picture(picture, os.fspath(source))
+            check_png(source, picture)
+            return _from_picture(picture, str(source))
     raise TypeError(f"source is a {type(source).__name__}; wanted a path, PIL picture, numpy array or torch tensor")
 
 
@@ -170,7 +189,7 @@ def read_intrinsics(path: str | os.PathLike[str]) -> Tensor:
     return torch.from_numpy(matrix)
 
 
-def read_mask(path: str | os.PathLike[str]) -> Tensor:
+def read_mask(path: File) -> Tensor:
     """Which pixels count, from a picture or an array: those that are not 0.
 
     Args:
@@ -183,7 +202,7 @@ def read_mask(path: str | os.PathLike[str]) -> Tensor:
         OSError: The file is missing or a folder, or may not be read.
         ValueError: It is empty, broken, or of another kind.
     """
-    if Path(path).suffix.lower() == ".npy":
+    if Path(str(path)).suffix.lower() == ".npy":
         array = _one_plane(read_npy(path)[0])
         if array.ndim != 2 or array.size == 0 or array.dtype.kind not in "bfiu":
             raise ValueError(
@@ -191,29 +210,30 @@ def read_mask(path: str | os.PathLike[str]) -> Tensor:
             )
         return torch.from_numpy(array != 0)
     with open_picture(path, FORMATS) as picture, pillow_errors(path, FORMATS):
-        check_png(path, picture, os.fspath(path))
+        check_png(path, picture)
         # As stored: in a conversion to 8 bits a 1 of 16 would become 0.
         values = torch.from_numpy(np.array(picture) != 0)
         colours = [i for i, band in enumerate(picture.getbands()) if band != "A"]
     return values if values.ndim == 2 else values[..., colours].any(-1)
 
 
-def check_readable(path: str | os.PathLike[str]) -> None:
+def check_readable(path: File) -> None:
     """Refuse what is no file with something in it.
 
     Raises:
         OSError: The file is missing or a folder.
         ValueError: It is empty.
     """
-    if os.path.isdir(path):
-        raise IsADirectoryError(errno.EISDIR, f"{path} is a folder; wanted a file in it")
-    if not os.path.exists(path):
-        raise FileNotFoundError(errno.ENOENT, f"{path} does not exist; check the spelling and the current folder")
-    if os.path.getsize(path) == 0:
+    if not isinstance(path, FileBytes):
+        if os.path.isdir(path):
+            raise IsADirectoryError(errno.EISDIR, f"{path} is a folder; wanted a file in it")
+        if not os.path.exists(path):
+            raise FileNotFoundError(errno.ENOENT, f"{path} does not exist; check the spelling and the current folder")
+    if (len(path.data) if isinstance(path, FileBytes) else os.path.getsize(path)) == 0:
         raise ValueError(f"{path}: the file is empty; copy or download it again")
 
 
-def check_size(path: str | os.PathLike[str], width: int, height: int) -> None:
+def check_size(path: File, width: int, height: int) -> None:
     """Refuse a size that no picture has, before memory is taken for it.
 
     Raises:
@@ -225,7 +245,7 @@ def check_size(path: str | os.PathLike[str], width: int, height: int) -> None:
         )
 
 
-def _check_values(path: str | os.PathLike[str], count: int) -> None:
+def _check_values(path: File, count: int) -> None:
     """Refuse more numbers than any picture has; they may be a few bytes in the file, or none at all."""
     if count > MAX_VALUES:
         raise ValueError(f"{path}: claims {count:,} numbers; wanted at most {MAX_VALUES:,}: shrink or split it")
@@ -238,7 +258,7 @@ def _check_expansion(path: str | os.PathLike[str], unpacked: int) -> None:
         raise ValueError(f"{path}: {size:,} bytes that unpack to {unpacked:,}; shrink it, or save it uncompressed")
 
 
-def open_picture(path: str | os.PathLike[str], formats: tuple[str, ...]) -> Image.Image:
+def open_picture(path: File, formats: tuple[str, ...]) -> Image.Image:
     """A PIL picture of which the header alone is read; a context manager that closes the file.
 
     Args:
@@ -253,7 +273,7 @@ def open_picture(path: str | os.PathLike[str], formats: tuple[str, ...]) -> Imag
     with pillow_errors(path, formats), warnings.catch_warnings():
         # `check_size` refuses what the warning is about.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        picture = Image.open(path, formats=formats)
+        picture = Image.open(io.BytesIO(path.data) if isinstance(path, FileBytes) else path, formats=formats)
     try:
         check_size(path, *picture.size)
     except ValueError:
@@ -262,28 +282,28 @@ def open_picture(path: str | os.PathLike[str], formats: tuple[str, ...]) -> Imag
     return picture
 
 
-def check_png(source: str | os.PathLike[str] | io.BytesIO, picture: Image.Image, name: str) -> None:
+def check_png(path: File, picture: Image.Image) -> None:
     """Compare every checksum of a PNG, as decoders do not: they may give what they have of a damaged one.
 
     Args:
-        source: What the picture was opened from.
-        picture: Left as it is. Those of other formats have no checksums.
-        name: Of the source, for the message.
+        path: The file.
+        picture: What was opened from it, and is left as it is; those of other formats have no checksums.
 
     Raises:
         ValueError: One is wrong.
     """
     if picture.format != "PNG":
         return
-    with pillow_errors(name, ("PNG",)), warnings.catch_warnings():
+    with pillow_errors(path, ("PNG",)), warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         # Another one, since a picture that was verified cannot be read any more.
+        source = io.BytesIO(path.data) if isinstance(path, FileBytes) else path
         with Image.open(source, formats=("PNG",)) as again:
             again.verify()
 
 
 @contextmanager
-def pillow_errors(path: str | os.PathLike[str], formats: tuple[str, ...]) -> Iterator[None]:
+def pillow_errors(path: File, formats: tuple[str, ...]) -> Iterator[None]:
     """Turn what Pillow raises on broken files, half a dozen types, into a ValueError that names the file."""
     try:
         yield
@@ -299,7 +319,7 @@ def pillow_errors(path: str | os.PathLike[str], formats: tuple[str, ...]) -> Ite
         raise ValueError(f"{path}: the file is truncated or broken ({error}); copy or download it again") from error
 
 
-def read_png(path: str | os.PathLike[str]) -> tuple[NDArray[Any], Mapping[str, Any]]:
+def read_png(path: File) -> tuple[NDArray[Any], Mapping[str, Any]]:
     """The values of a PNG as they are, which Pillow cannot give for 16-bit colour, and its text.
 
     Returns:
@@ -316,9 +336,10 @@ def read_png(path: str | os.PathLike[str]) -> tuple[NDArray[Any], Mapping[str, A
         if picture.mode not in ("L", "I", "I;16", "RGB", "RGBA"):
             raise ValueError(f"{path}: has a palette, grey with alpha, or one bit; save it as plain grey, RGB or RGBA")
         info = {str(key): value for key, value in picture.info.items()}
-        check_png(path, picture, os.fspath(path))
+        check_png(path, picture)
+    data = np.frombuffer(path.data, np.uint8) if isinstance(path, FileBytes) else np.fromfile(path, np.uint8)
     try:
-        values: NDArray[Any] | None = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+        values: NDArray[Any] | None = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
         raise ValueError(f"{path}: the file is broken ({error}); copy or download it again") from error
     if values is None:
@@ -328,7 +349,7 @@ def read_png(path: str | os.PathLike[str]) -> tuple[NDArray[Any], Mapping[str, A
     return values, info
 
 
-def read_npy(path: str | os.PathLike[str]) -> tuple[NDArray[Any], str]:
+def read_npy(path: File) -> tuple[NDArray[Any], str]:
     """The array of a `.npy` file, and the text which may stand behind it as a second array.
 
     Raises:
@@ -336,14 +357,16 @@ def read_npy(path: str | os.PathLike[str]) -> tuple[NDArray[Any], str]:
         ValueError: It is empty, truncated, not in this format, or holds Python objects.
     """
     check_readable(path)
-    with open(path, "rb") as file:
-        array = _next_array(file, path)
+    with io.BytesIO(path.data) if isinstance(path, FileBytes) else open(path, "rb") as file:
+        size = file.seek(0, io.SEEK_END)
+        file.seek(0)
+        array = _next_array(file, path, size)
         # One more array may follow in the same file, as numpy documents; numpy.load gives the first.
-        text = _next_array(file, path) if file.tell() < os.path.getsize(path) else np.array("")
+        text = _next_array(file, path, size) if file.tell() < size else np.array("")
     return array, str(text) if text.dtype.kind == "U" and text.ndim == 0 else ""
 
 
-def _next_array(file: Any, path: str | os.PathLike[str]) -> NDArray[Any]:
+def _next_array(file: BinaryIO, path: File, size: int) -> NDArray[Any]:
     header_readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     try:
         shape, fortran, dtype = header_readers[np.lib.format.read_magic(file)](file)
@@ -352,14 +375,17 @@ def _next_array(file: Any, path: str | os.PathLike[str]) -> NDArray[Any]:
     if dtype.kind not in "fiubU":
         raise ValueError(f"{path}: holds {dtype}; wanted an array of numbers: save it with array.astype('float32')")
     count = math.prod(shape)
-    present = os.path.getsize(path) - file.tell()
+    present = size - file.tell()
     if min(shape, default=1) < 0 or count * dtype.itemsize > present:
         raise ValueError(
             f"{path}: shape {shape} of {dtype} does not fit the {present} bytes that follow; the file is truncated "
             "or broken: copy or save it again"
         )
     _check_values(path, count)
-    return np.fromfile(file, dtype, count).reshape(shape, order="F" if fortran else "C")
+    # Of a bytearray, since an array over bytes could not be written to.
+    data = bytearray(file.read(count * dtype.itemsize))
+    values = np.frombuffer(data, dtype) if data else np.empty(count, dtype)
+    return values.reshape(shape, order="F" if fortran else "C")
 
 
 def read_exr(path: str | os.PathLike[str]) -> tuple[dict[str, NDArray[Any]], Mapping[str, Any]]:

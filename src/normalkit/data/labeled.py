@@ -23,7 +23,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from normalkit.files import check_links, check_writable
-from normalkit.images import FORMATS, check_png, check_readable, pillow_errors
+from normalkit.images import FORMATS, FileBytes, check_png, check_readable, pillow_errors
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -467,7 +467,7 @@ def _decode(data: bytes, where: str) -> NDArray[np.uint8]:
         raise ValueError(
             f"{where}: its mode is {mode}; wanted 8-bit RGB: convert it, as with .convert('RGB') of Pillow"
         )
-    check_png(io.BytesIO(data), picture, where)
+    check_png(FileBytes(where, data), picture)
     with pillow_errors(where, FORMATS):
         picture.load()
         if "exif" in picture.info:

@@ -167,8 +167,9 @@ class NormalEstimator(ImageModel, ABC):
             raise TypeError(f"concentration={concentration!r}: wanted a number, or None")
         if concentration is not None and not 0 < concentration < math.inf:
             raise ValueError(f"concentration={concentration!r}: wanted a positive number, or None")
+        sure = {} if concentration is None else {"concentration": concentration}
         super().__init__(
-            config={**config, "normalize": normalize, "resolution": resolution, "concentration": concentration},
+            config={**config, "normalize": normalize, "resolution": resolution, **sure},
             image_mean=image_mean,
             image_std=image_std,
         )

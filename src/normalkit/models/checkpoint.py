@@ -104,7 +104,9 @@ def write_model(
         "config": dict(model.config),
     }
     if isinstance(model, NormalEstimator):
-        header["config"] |= {name: getattr(model, name) for name in ("normalize", "resolution", "concentration")}
+        header["config"] |= {"normalize": model.normalize, "resolution": model.resolution}
+        # Left out where there is none, as classes of one's own may not take it.
+        header["config"] |= {} if model.concentration is None else {"concentration": model.concentration}
         header["convention"] = Convention.OPENCV.name
     metadata = dict(metadata or {})
     taken = sorted(header.keys() & metadata.keys())
