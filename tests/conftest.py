@@ -2,9 +2,7 @@
 
 import os
 import signal
-import struct
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -35,18 +33,3 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}; set NORMALKIT_DATA to its folder")
     return folder
-
-
-@pytest.fixture(scope="session")
-def png_claiming() -> Callable[..., bytes]:
-    """A function of a size that makes a 16-bit PNG of a correct header with next to nothing behind it."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    def make(width: int, height: int, *, colour: int) -> bytes:
-        header = struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0)
-        chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes(9))), (b"IEND", b"")]
-        return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*parts) for parts in chunks)
-
-    return make

@@ -92,6 +92,11 @@ def test_smoothing_out_of_range_is_named(smoothing):
         (Pixels(2), [], "loader: it has no batches"),
         (Pixels(2), batches_of(torch.rand(2, 2), torch.tensor([0, 2]), 2), "label: 0 to 2, but the model has the 2"),
         (Pixels(2), batches_of(torch.rand(2, 2), torch.tensor([-1, 1]), 2), "label: -1 to 1"),
+        (
+            Pixels(2),
+            batches_of(torch.full((2, 2), math.nan), torch.tensor([0, 1]), 2),
+            "its logits of 2 images are not",
+        ),
         (nn.Identity(), batches_of(torch.rand(2, 2), torch.tensor([0, 1]), 2), r"model: for images .* wanted logits"),
     ],
 )

@@ -14,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from pngs import png_claiming
 
 from normalkit.codec import normals_to_rgb, read_normals, rgb_to_normals, stated_convention, write_normals
 from normalkit.geometry import Convention
@@ -401,7 +402,7 @@ def test_unfit_files_are_refused_by_name(tmp_path, name, data, message):
     assert str(tmp_path / name) in str(info.value)
 
 
-def test_a_png_header_that_claims_too_much_is_refused_before_decoding(tmp_path, png_claiming):
+def test_a_png_header_that_claims_too_much_is_refused_before_decoding(tmp_path):
     (tmp_path / "a.png").write_bytes(png_claiming(60_000, 60_000, colour=2))
     with pytest.raises(ValueError, match=r"a\.png: .*pixels; .*shrink"):
         read_normals(tmp_path / "a.png", convention=Convention.OPENCV)

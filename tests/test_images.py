@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pngs import png_claiming
 
 from normalkit import images
 from normalkit.images import (
@@ -199,7 +200,7 @@ def test_formats_that_start_other_programs_are_refused(tmp_path):
 
 @pytest.mark.parametrize("size", [(12_000, 12_501), (15_000, 15_000), (2**31 - 1, 2**31 - 1)])
 @pytest.mark.parametrize("read", [read_image, read_depth])
-def test_a_header_that_claims_too_much_is_refused_before_decoding(tmp_path, size, read, png_claiming):
+def test_a_header_that_claims_too_much_is_refused_before_decoding(tmp_path, size, read):
     (tmp_path / "bomb.png").write_bytes(png_claiming(*size, colour=0))
     tracemalloc.start()
     with warnings.catch_warnings():

@@ -1,3 +1,4 @@
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -76,6 +77,16 @@ def test_flip_of_a_batch_is_of_each_picture(model):
     images = torch.rand(2, 3, 32, 32)
     both = predict_batch(model, images, flip=True)
     torch.testing.assert_close(both[1:], predict_batch(model, images[1:], flip=True), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("bad", [0.0, math.nan, math.inf])
+def test_flip_hides_no_answer_without_a_direction(bad):
+    def one_dead(images):
+        return torch.where(torch.arange(images.shape[-1]) == 1, bad, images - 2)
+
+    both = predict_batch(Answer(one_dead), torch.rand(1, 3, 4, 5), flip=True)
+    assert both.isnan().all(1)[0].tolist() == [[False, True, False, True, False]] * 4
+    assert both[..., ::2].isfinite().all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])

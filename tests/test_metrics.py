@@ -272,6 +272,24 @@ def test_sums_stay_exact_after_many_pixels():
     assert metric.histogram.sum().item() == 2**40 + 1
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_a_hundred_thousand_updates_stay_small_and_exact():
+    """The mean against the exact sum of the angles that were given."""
+    metric = SurfaceNormalMetrics()
+    sizes = {name: state.nbytes for name, state in metric.metric_state.items()}
+    angles = np.random.default_rng(0).uniform(0, 180, (10, 3))
+    batches = [at_angles(*row, dtype=torch.float64) for row in angles]
+    for number in range(100_000):
+        metric.update(*batches[number % 10])
+    expected = math.fsum(angles.ravel()) / angles.size
+    assert {name: state.nbytes for name, state in metric.metric_state.items()} == sizes
+    mean = metric.compute()["mean"].item()
+    print(f"state {sum(sizes.values())} bytes, mean off by {abs(mean - expected):.1e} degrees")
+    assert int(metric.histogram.sum()) == 300_000
+    assert mean == pytest.approx(expected, abs=1e-6)
+
+
 @pytest.mark.parametrize("reduction", ["pooled", "per_image"])
 def test_forward_gives_the_batch_and_keeps_the_whole(reduction):
     metric = SurfaceNormalMetrics(reduction=reduction)

@@ -1,6 +1,8 @@
 import copy
 import csv
 import dataclasses
+import errno
+import itertools
 import json
 import math
 import multiprocessing
@@ -26,6 +28,7 @@ from normalkit.data import ShardedNormals, shard_evaluation_loader, shard_traini
 from normalkit.data.loader import evaluation_loader, training_loader
 from normalkit.data.sample import make_sample
 from normalkit.losses import AngularLoss
+from normalkit.metrics import SurfaceNormalMetrics
 from normalkit.models import checkpoint
 from normalkit.models.base import NormalEstimator
 from normalkit.models.checkpoint import load_model, read_config
@@ -457,6 +460,10 @@ def test_a_run_stopped_at_every_step_ends_as_one_that_was_not(tmp_path, whole_ru
     assert differing(tmp_path, whole_run(workers)) == []
 
 
+def test_a_run_does_not_depend_on_the_number_of_workers(whole_run):
+    assert differing(whole_run(2), whole_run(0)) == []
+
+
 def test_an_interrupted_validation_is_left_at_once_and_done_again(tmp_path, whole_run):
     finished = []
 
@@ -632,6 +639,7 @@ def test_a_run_killed_at_random_moments_ends_as_one_that_was_not(tmp_path):
         assert reached < settings.epochs  # Else a fast machine needs more of them.
         patience *= 1.0 if reached > before else 1.3  # A slow machine needs longer for an epoch.
     assert reached > 0
+    print(f"{kills} kills, the last one after epoch {reached} of {settings.epochs}")
     run(tmp_path / "run", settings=settings, resume=True)
     run(tmp_path / "whole", settings=settings)
     assert differing(tmp_path / "run", tmp_path / "whole") == []
@@ -736,7 +744,7 @@ def test_another_run_cannot_be_resumed(whole_run, changes, message):
         run(whole_run(), resume=True, **changes)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "empty", "other", "missing"])
+@pytest.mark.parametrize("damage", ["truncated", "empty", "other", "missing", "flipped"])
 def test_a_damaged_state_is_named(tmp_path, damage):
     run(tmp_path, settings=dataclasses.replace(SETTINGS, epochs=1))
     state = tmp_path / "last" / "training.pt"
@@ -744,10 +752,35 @@ def test_a_damaged_state_is_named(tmp_path, damage):
         state.unlink()
     elif damage == "other":
         torch.save({"epoch": 1}, state)
+    elif damage == "flipped":
+        data = bytearray(state.read_bytes())
+        # A bit of a weight: it would be as good a number as the right one.
+        data[data.index(state_of(tmp_path)["model"]["net.0.bias"].numpy().tobytes())] ^= 1
+        state.write_bytes(data)
     else:
         state.write_bytes(state.read_bytes()[: 1000 if damage == "truncated" else 0])
     with pytest.raises((ValueError, FileNotFoundError), match=r"training.pt is (damaged|missing).* another folder"):
         run(tmp_path, settings=dataclasses.replace(SETTINGS, epochs=1), resume=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state.pop("bfloat16"), "was written by another version of normalkit, without bfloat16; go on"),
+        (lambda state: state.update(model={}), "is damaged or of another version; start the run in another folder"),
+        (lambda state: state.update(optimizer=3), "is damaged or of another version"),
+        (lambda state: state.update(epoch="1"), "is damaged or of another version"),
+        (lambda state: state["optimizer"].update(param_groups=[]), "is damaged or of another version"),
+    ],
+)
+def test_a_state_of_another_version_is_named(tmp_path, change, message):
+    settings = dataclasses.replace(SETTINGS, epochs=1)
+    run(tmp_path, settings=settings)
+    state = state_of(tmp_path)
+    change(state)
+    torch.save(state, tmp_path / "last" / "training.pt")
+    with pytest.raises(ValueError, match=rf"training\.pt {message}"):
+        run(tmp_path, settings=settings, resume=True)
 
 
 def test_state_that_would_run_code_is_refused(tmp_path):
@@ -862,6 +895,26 @@ def test_a_full_disk_ends_the_run_with_the_last_checkpoint_whole(tmp_path, monke
     assert load_model(tmp_path / "best")
     assert load_model(tmp_path / "last")
     assert leftovers(tmp_path) == []
+    assert len(run(tmp_path, settings=settings, resume=True)) == 3
+
+
+def test_a_folder_that_becomes_read_only_ends_the_run_with_the_last_checkpoint_whole(tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    def remount():
+        monkeypatch.setattr(Path, "mkdir", refuse)
+        monkeypatch.setattr(Path, "touch", refuse)
+
+    settings = dataclasses.replace(SETTINGS, epochs=3)
+    with pytest.raises(
+        OSError, match=r"cannot write .*metrics.csv: the file system is read-only: choose another folder"
+    ):
+        run(tmp_path, settings=settings, loss=when(STEPS + 2, remount, plain_loss))
+    monkeypatch.undo()
+    monkeypatch.setitem(checkpoint.MODELS, "DropoutNormals", DropoutNormals)
+    assert state_of(tmp_path)["epoch"] == 1
+    check_whole(tmp_path)
     assert len(run(tmp_path, settings=settings, resume=True)) == 3
 
 
@@ -1145,6 +1198,128 @@ def test_one_process_that_is_stopped_stops_all_and_they_resume(tmp_path):
 def train_share_alike(rank, world, folder):
     join(rank, world, folder)
     run(folder / "run", batches=loader_of_all)
+
+
+def score_uneven_share(rank, world, folder):
+    join(rank, world, folder)
+    data = Scenes(11, changed=False)
+    metric = SurfaceNormalMetrics(thresholds=(11.3, 30))
+    seen = []
+    for batch in evaluation_loader(data, batch_size=3, workers=0):
+        metric.update(2 * batch["image"] - 1, batch["normals"], batch["mask"])
+        seen += batch["name"]
+    metric.compute()
+    # The states that `compute` summed over the processes.
+    with metric.sync_context():
+        state = {name: value.clone() for name, value in metric.metric_state.items()}
+    figures = evaluate(new_model(), evaluation_loader(data, batch_size=3, workers=0), progress=False)
+    torch.save({"state": state, "seen": seen, "figures": figures}, folder / f"{rank}.pt")
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_processes_count_to_the_last_bit_with_uneven_last_batches(tmp_path, world):
+    """Eleven samples in batches of three: four, four and three in one process, and three, three and two in each of two.
+
+    Fixed predictions against those of one process without a loader; and a model, to its rounding.
+    """
+    in_processes(score_uneven_share, tmp_path, world)
+    shares = [torch.load(tmp_path / f"{rank}.pt") for rank in range(world)]
+    assert sorted(itertools.chain(*(share["seen"] for share in shares)), key=int) == [str(i) for i in range(11)]
+    data = Scenes(11, changed=False)
+    alone = SurfaceNormalMetrics(thresholds=(11.3, 30))
+    alone.update(2 * data.images - 1, data.normals, data.masks)
+    figures = evaluate(new_model(), evaluation_loader(data, batch_size=11, workers=0), progress=False)
+    for share in shares:
+        for name, value in alone.metric_state.items():
+            if value.dtype == torch.int64:
+                assert torch.equal(share["state"][name], value), name
+            else:
+                torch.testing.assert_close(share["state"][name], value, rtol=1e-12, atol=0)
+        assert share["figures"] == pytest.approx(figures, rel=1e-5, abs=1e-2)
+
+
+def die_in(what):
+    def work(rank, world, folder):
+        join(rank, world, folder)
+        dying = rank == 1
+
+        def act():
+            if dying:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        calls = {"loss": plain_loss, "validate": plain_validation}
+        calls[what] = when(2, act, calls[what])
+        try:
+            run(folder / "run", batches=loader_of_all, **calls)
+        except RuntimeError as error:
+            (folder / "error").write_text(f"{type(error).__name__}: {error}")
+            raise
+
+    return work
+
+
+@pytest.mark.parametrize("what", ["loss", "validate"])
+def test_a_process_that_dies_ends_the_run_with_an_error(tmp_path, what):
+    """The other one notices at its next exchange, and does not wait for ever; its checkpoints are whole."""
+    work = die_in(what)
+    children = []
+    for rank in range(2):
+        child = os.fork()
+        if child == 0:
+            try:
+                work(rank, 2, tmp_path)
+            except BaseException:
+                os._exit(1)
+            os._exit(0)
+        children.append(child)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    assert codes == [1, -signal.SIGKILL]
+    assert (tmp_path / "error").read_text()
+    check_whole(tmp_path / "run")
+
+
+def test_a_loader_worker_that_dies_ends_the_run_with_an_error(tmp_path):
+    class Deadly(Scenes):
+        def __getitem__(self, index):
+            if index == 7:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().__getitem__(index)
+
+    def batches(epoch):
+        return training_loader(Deadly(), batch_size=4, epoch=epoch, seed=0, workers=1)
+
+    with pytest.raises(RuntimeError, match=r"DataLoader worker .*(killed by signal|exited unexpectedly)"):
+        run(tmp_path, batches=batches)
+
+
+# Long runs
+
+
+def held():
+    """Bytes of memory in use, open files and threads of this process."""
+    status = Path("/proc/self/status").read_text()
+    memory, threads = (int(status.split(f"{name}:")[1].split()[0]) for name in ("VmRSS", "Threads"))
+    return 1024 * memory, len(os.listdir("/proc/self/fd")), threads
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+def test_two_hundred_epochs_hold_no_more_than_twenty(tmp_path):
+    settings = dataclasses.replace(SETTINGS, epochs=200)
+    seen = []
+
+    def validate(model):
+        seen.append(held())
+        return plain_validation(model)
+
+    run(tmp_path, settings=settings, validate=validate)
+    memory, files, threads = (np.array(column) for column in zip(*seen, strict=True))
+    print(f"memory {memory[20] / 1e6:.1f} to {memory[-1] / 1e6:.1f} MB, files {set(files[20:])}, {set(threads[20:])}")
+    assert len(seen) == 200
+    assert memory[20:].max() <= 1.05 * memory[20]
+    assert len(set(files[20:])) == len(set(threads[20:])) == 1
+    assert leftovers(tmp_path) == []
 
 
 def train_share_of_shards(rank, world, folder):

@@ -84,7 +84,8 @@ def evaluate_classifier(model: nn.Module, loader: Iterable[Batch], *, flip: bool
         flip: Average the class probabilities with those of the mirrored image.
 
     Raises:
-        ValueError: There are no images, a label is outside the classes, or the model returns no logits.
+        ValueError: There are no images, a label is outside the classes, or the model returns no logits, or some that
+            are not finite.
     """
     device = device_of(model)
     confusion: MulticlassConfusionMatrix | None = None
@@ -114,6 +115,9 @@ def _log_probabilities(model: nn.Module, images: Tensor, *, flip: bool) -> Tenso
         found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(f"model: for images {tuple(images.shape)} it returned {found}; wanted logits (B, classes)")
     answers = logits.float().log_softmax(1)
+    bad = int(answers.isnan().any(1).sum())
+    if bad:
+        raise ValueError(f"model: its logits of {bad} images are not finite, so they have no class; it has diverged")
     if not flip:
         return answers
     mirrored = _log_probabilities(model, images.flip(-1), flip=False)

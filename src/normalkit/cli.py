@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn, TypeVar
 
 import tyro
 
-from normalkit.files import atomic_file, check_writable
+from normalkit.files import atomic_file, check_links, check_writable
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -407,6 +407,7 @@ def find_pictures(paths: Iterable[Path], *, suffixes: Sequence[str] = PICTURES) 
 
     Raises:
         FileNotFoundError: One does not exist, or a folder holds no pictures.
+        ValueError: A link leads out of a folder.
     """
     found: dict[Path, None] = {}
     for path in paths:
@@ -415,6 +416,8 @@ def find_pictures(paths: Iterable[Path], *, suffixes: Sequence[str] = PICTURES) 
         inside = [path] if not path.is_dir() else sorted(p for p in path.iterdir() if _is_picture(p, suffixes))
         if not inside:
             raise FileNotFoundError(f"{path}: no pictures in this folder ({', '.join(suffixes)})")
+        if path.is_dir():
+            check_links(path, inside)
         found |= dict.fromkeys(inside)
     return list(found)
 

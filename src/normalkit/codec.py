@@ -267,7 +267,9 @@ def _unit_normals(normals: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]
     if not normals.is_floating_point():
         raise TypeError(f"normals has dtype {normals.dtype}; wanted floating point (for colours, rgb_to_normals)")
     valid = valid_normals(normals, mask, dim=-3)
-    return _where(valid, normalize(normals, dim=-3).to(torch.float32)), valid
+    # Half precision would round the unit vectors once more, by up to half a degree.
+    exact = normals.to(torch.promote_types(normals.dtype, torch.float32))
+    return _where(valid, normalize(exact, dim=-3).to(torch.float32)), valid
 
 
 def _where(mask: Tensor, vectors: Tensor) -> Tensor:

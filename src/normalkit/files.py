@@ -1,4 +1,4 @@
-"""Writing files and folders so that a crash, a full disk or Ctrl-C never leaves a half-written one."""
+"""Writing files and folders so that a crash, a full disk or Ctrl-C never leaves a half-written one; and links."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["atomic_file", "atomic_folder", "check_writable", "recover_folder"]
+__all__ = ["atomic_file", "atomic_folder", "check_links", "check_writable", "recover_folder"]
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -153,6 +153,34 @@ def check_writable(folder: str | Path) -> None:
     with _explained(folder):
         Path(folder).mkdir(parents=True, exist_ok=True)
         _probe(Path(folder))
+
+
+def check_links(root: str | Path, files: Iterable[Path]) -> None:
+    """Refuse files of a folder that a link leads out of it, as one in a data set of strangers may.
+
+    Args:
+        root: The folder, which may itself be a link.
+        files: Paths that begin with `root`; those that do not exist are no links.
+
+    Raises:
+        ValueError: A link of the folder leads out of it; the message names it.
+    """
+    top = Path(os.path.realpath(root))
+    folders: set[Path] = set()
+    for file in files:
+        suspects = [file] if file.is_symlink() else []
+        if file.parent not in folders:
+            folders.add(file.parent)
+            suspects.append(file.parent)
+        for path in suspects:
+            real = Path(os.path.realpath(path))
+            # Where no link is on the way, a path may name what lies outside, as ../rgb does.
+            plain = os.path.normpath(os.path.join(top, os.path.relpath(path, root)))
+            if str(real) != plain and not real.is_relative_to(top):
+                raise ValueError(
+                    f"{path}: a link that leads out of {root}, to {real}; copy the files there, or give the folder "
+                    "that they lie in"
+                )
 
 
 def _swap(temporary: Path, target: Path) -> None:

@@ -31,6 +31,13 @@ MAX_PIXELS = 150_000_000
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 """The formats of photographs and figures. Pillow knows many more, some of which start other programs."""
 
+MAX_VALUES = 4 * MAX_PIXELS
+"""Numbers of one file that are read into memory: four channels of the largest picture."""
+
+MAX_EXPANSION = 100
+"""Times that a file of measurements may be larger in memory, if more than `FREE_BYTES`."""
+FREE_BYTES = 256_000_000
+
 _MAX_TEXT = 1_000_000
 """Bytes; nine numbers need a few hundred."""
 
@@ -93,6 +100,7 @@ def read_image(source: File | Image.Image | NDArray[Any] | Tensor) -> Tensor:
         return _from_picture(source, getattr(source, "filename", "") or "the picture")
     if isinstance(source, str | os.PathLike | FileBytes):
         with open_picture(source, FORMATS) as picture:
+            check_png(source, picture)
             return _from_picture(picture, str(source))
     raise TypeError(f"source is a {type(source).__name__}; wanted a path, PIL picture, numpy array or torch tensor")
 
@@ -202,6 +210,7 @@ def read_mask(path: File) -> Tensor:
             )
         return torch.from_numpy(array != 0)
     with open_picture(path, FORMATS) as picture, pillow_errors(path, FORMATS):
+        check_png(path, picture)
         # As stored: in a conversion to 8 bits a 1 of 16 would become 0.
         values = torch.from_numpy(np.array(picture) != 0)
         colours = [i for i, band in enumerate(picture.getbands()) if band != "A"]
@@ -236,6 +245,19 @@ def check_size(path: File, width: int, height: int) -> None:
         )
 
 
+def _check_values(path: File, count: int) -> None:
+    """Refuse more numbers than any picture has; they may be a few bytes in the file, or none at all."""
+    if count > MAX_VALUES:
+        raise ValueError(f"{path}: claims {count:,} numbers; wanted at most {MAX_VALUES:,}: shrink or split it")
+
+
+def _check_expansion(path: str | os.PathLike[str], unpacked: int) -> None:
+    """Refuse a small file of measurements that would fill the memory: they do not compress as zeros do."""
+    size = os.path.getsize(path)
+    if unpacked > max(FREE_BYTES, MAX_EXPANSION * size):
+        raise ValueError(f"{path}: {size:,} bytes that unpack to {unpacked:,}; shrink it, or save it uncompressed")
+
+
 def open_picture(path: File, formats: tuple[str, ...]) -> Image.Image:
     """A PIL picture of which the header alone is read; a context manager that closes the file.
 
@@ -258,6 +280,26 @@ def open_picture(path: File, formats: tuple[str, ...]) -> Image.Image:
         picture.close()
         raise
     return picture
+
+
+def check_png(path: File, picture: Image.Image) -> None:
+    """Compare every checksum of a PNG, as decoders do not: they may give what they have of a damaged one.
+
+    Args:
+        path: The file.
+        picture: What was opened from it, and is left as it is; those of other formats have no checksums.
+
+    Raises:
+        ValueError: One is wrong.
+    """
+    if picture.format != "PNG":
+        return
+    with pillow_errors(path, ("PNG",)), warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        # Another one, since a picture that was verified cannot be read any more.
+        source = io.BytesIO(path.data) if isinstance(path, FileBytes) else path
+        with Image.open(source, formats=("PNG",)) as again:
+            again.verify()
 
 
 @contextmanager
@@ -294,11 +336,12 @@ def read_png(path: File) -> tuple[NDArray[Any], Mapping[str, Any]]:
         if picture.mode not in ("L", "I", "I;16", "RGB", "RGBA"):
             raise ValueError(f"{path}: has a palette, grey with alpha, or one bit; save it as plain grey, RGB or RGBA")
         info = {str(key): value for key, value in picture.info.items()}
-        with pillow_errors(path, ("PNG",)):
-            # Every chunk's checksum: a decoder may give what it has of a truncated file.
-            picture.verify()
+        check_png(path, picture)
     data = np.frombuffer(path.data, np.uint8) if isinstance(path, FileBytes) else np.fromfile(path, np.uint8)
-    values: NDArray[Any] | None = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    try:
+        values: NDArray[Any] | None = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise ValueError(f"{path}: the file is broken ({error}); copy or download it again") from error
     if values is None:
         raise ValueError(f"{path}: the file is broken; copy or download it again")
     if values.ndim == 3:
@@ -338,6 +381,7 @@ def _next_array(file: BinaryIO, path: File, size: int) -> NDArray[Any]:
             f"{path}: shape {shape} of {dtype} does not fit the {present} bytes that follow; the file is truncated "
             "or broken: copy or save it again"
         )
+    _check_values(path, count)
     # Of a bytearray, since an array over bytes could not be written to.
     data = bytearray(file.read(count * dtype.itemsize))
     values = np.frombuffer(data, dtype) if data else np.empty(count, dtype)
@@ -369,6 +413,9 @@ def read_exr(path: str | os.PathLike[str]) -> tuple[dict[str, NDArray[Any]], Map
             f"{path}: has {len(file.parts)} part(s), data window {window} and display window {display}; wanted one "
             "part, and the two windows equal: save it uncropped"
         )
+    count = len(header["channels"]) * (right - left + 1) * (bottom - top + 1)
+    _check_values(path, count)
+    _check_expansion(path, 4 * count)
     try:
         # A part whose pixels cannot be decoded is left out, without an error.
         channels = exr.File(os.fspath(path), separate_channels=True).channels()
@@ -411,8 +458,13 @@ def read_hdf5(path: str | os.PathLike[str]) -> NDArray[Any]:
                 held = ", ".join(file) or "nothing"
                 raise ValueError(f"{path}: holds {held}; wanted one array of pixels called dataset, as in Hypersim")
             check_size(path, array.shape[1], array.shape[0])
+            _check_values(path, array.size)
+            _check_expansion(path, array.nbytes)
+            inside = isinstance(file.get("dataset", getlink=True), h5py.HardLink)
+            if not inside or array.external or array.is_virtual or array.dtype.kind not in "fiub":
+                raise ValueError(f"{path}: its dataset is in another file, or holds no numbers; wanted it in this file")
             values: NDArray[Any] = array[()]
-    except (OSError, RuntimeError, KeyError) as error:
+    except (OSError, RuntimeError, KeyError, MemoryError, TypeError) as error:
         raise ValueError(f"{path}: not an HDF5 file, or broken ({error}); copy or download it again") from error
     return values
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -89,7 +90,8 @@ def predict_batch(model: nn.Module, images: Tensor, *, flip: bool = False) -> Te
         flip: Average with the prediction for the mirrored pictures.
 
     Returns:
-        (B, 3, H, W): what the model gives, or with `flip` the unit mean of its two answers.
+        (B, 3, H, W): what the model gives, or with `flip` the unit mean of its two answers, NaN where one of them is
+        zero or not finite.
 
     Raises:
         ValueError: The model returns anything else.
@@ -97,7 +99,13 @@ def predict_batch(model: nn.Module, images: Tensor, *, flip: bool = False) -> Te
     prediction = _normals(model, images)
     if not flip:
         return prediction
-    return normalize(normalize(prediction) + normalize(_mirrored(model, images)))
+    mirrored = _mirrored(model, images)
+    mean = normalize(normalize(prediction) + normalize(mirrored))
+    # Where one of the two has no direction the other one alone would hide it from the metrics.
+    usable = [
+        (answer.isfinite().all(1, keepdim=True) & answer.any(1, keepdim=True)) for answer in (prediction, mirrored)
+    ]
+    return torch.where(usable[0] & usable[1], mean, math.nan)
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pngs import png_claiming
 from torchvision.datasets import CIFAR10
 
 from normalkit.data import labeled
@@ -366,7 +367,7 @@ def test_turned_upright(write, orientation):
     np.testing.assert_array_equal(read(write(contents)).images[0].numpy(), expected)
 
 
-def test_too_large_to_be_kept(write, png_claiming):
+def test_too_large_to_be_kept(write):
     with pytest.raises(ValueError, match=r"bird/0.png: is 1025 x 8; wanted at most 1024 x 1024, since all are kept"):
         read(write({"train/bird/0.png": png_claiming(1025, 8, colour=2)} | files()))
     with pytest.raises(ValueError, match=r"bird/0.png: is 16384 x 8192; wanted at most"):

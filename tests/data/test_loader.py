@@ -1,7 +1,9 @@
 """Batches of samples: which ones, in which order, in which process."""
 
 import itertools
+import random
 
+import numpy as np
 import pytest
 import torch
 
@@ -28,6 +30,46 @@ def test_training_batches_depend_on_seed_and_epoch_alone():
     assert len(set(flat(first))) == 20
     assert all(len(batch) == 4 for batch in first)
     assert set(flat(flat(order(seed=0, epoch=epoch) for epoch in range(9)))) == set(range(23))
+
+
+class Drawn(torch.utils.data.Dataset):
+    """What each of the three generators gives for a sample."""
+
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, index):
+        return torch.tensor([index, float(torch.rand(())), random.random(), float(np.random.rand())])
+
+
+def drawn(**kwargs):
+    """The draws of each sample of an epoch, by its index."""
+    rows = torch.cat(list(training_loader(Drawn(), seed=0, **kwargs)))
+    return {int(row[0]): row[1:].tolist() for row in rows}
+
+
+def test_a_sample_s_random_numbers_are_its_own(monkeypatch):
+    expected = drawn(epoch=0, batch_size=4, workers=0)
+    assert len(training_loader(Drawn(), seed=0, epoch=0, batch_size=5, workers=0).dataset) == 12
+    assert len(expected) == len({tuple(row) for row in expected.values()}) == 12
+    assert drawn(epoch=1, batch_size=4, workers=0) != expected
+    torch.manual_seed(9)
+    for batch_size, workers in [(1, 0), (4, 1), (4, 3)]:
+        assert drawn(epoch=0, batch_size=batch_size, workers=workers) == expected
+    shares = {}
+    for rank in range(2):
+        monkeypatch.setattr("normalkit.data.loader.process_rank", lambda rank=rank: (rank, 2))
+        shares |= drawn(epoch=0, batch_size=3, workers=0)
+    assert shares == expected
+
+
+def test_drawing_a_batch_leaves_the_process_s_own_random_numbers():
+    for source in (torch.rand, lambda _: random.random(), np.random.rand):
+        torch.manual_seed(1), random.seed(1), np.random.seed(1)
+        expected = source(1)
+        torch.manual_seed(1), random.seed(1), np.random.seed(1)
+        drawn(epoch=0, batch_size=4, workers=0)
+        assert source(1) == expected
 
 
 @pytest.mark.parametrize(("size", "world"), [(23, 2), (23, 3), (8, 2), (16, 3)])

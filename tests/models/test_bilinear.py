@@ -72,7 +72,7 @@ def test_any_encoder_gives_unit_vectors_at_the_size_of_the_image(encoder, output
 
 def test_single_value_per_channel_cannot_train_and_says_so():
     model = BilinearNormals("test_resnet", pretrained=False, channels=(8,))
-    with pytest.raises(ValueError, match="one value per channel at stride 32"):
+    with pytest.raises(ValueError, match=r"32 x 32 .*one value per channel"):
         model(torch.rand(1, 3, 32, 32))
     # The head has no batch norm.
     assert BilinearNormals("test_convnext", pretrained=False, channels=(8,))(torch.rand(1, 3, 32, 32)).ndim == 4

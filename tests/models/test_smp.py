@@ -110,7 +110,10 @@ def test_what_does_not_fit_is_refused(arguments, error, message):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"classes": 1}, "options: classes are set here"), ({"depth": 3}, "cannot be built .* options={'depth': 3}")],
+    [
+        ({"classes": 1}, "options: classes are set here"),
+        ({"depth": 3}, "options: FPN has no depth; it has decoder_dropout"),
+    ],
 )
 def test_options_that_do_not_fit_are_refused(options, message):
     with pytest.raises(ValueError, match=message):

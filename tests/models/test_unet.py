@@ -184,7 +184,7 @@ def test_float64_model_gives_float64_and_takes_float32():
 
 def test_single_value_per_channel_cannot_train_and_says_so():
     model = small()
-    with pytest.raises(ValueError, match=r"one value per channel at stride 32.*two or more images.*larger.*eval\(\)"):
+    with pytest.raises(ValueError, match=r"one value per channel.*two or more images.*larger.*eval\(\)"):
         model(torch.rand(1, 3, 20, 32))
     assert model(torch.rand(2, 3, 20, 32)).shape == (2, 3, 20, 32)
     assert model(torch.rand(1, 3, 20, 33)).shape == (1, 3, 20, 33)
@@ -194,7 +194,7 @@ def test_single_value_per_channel_cannot_train_and_says_so():
 def test_single_value_per_channel_trains_where_no_batch_norm_sees_it():
     # ConvNeXt has no batch norm, and the decoder's first block doubles the map; dilated, it does not.
     assert small("test_convnext")(torch.rand(1, 3, 32, 32)).shape == (1, 3, 32, 32)
-    with pytest.raises(ValueError, match="one value per channel at stride 8"):
+    with pytest.raises(ValueError, match=r"8 x 8 .*one value per channel"):
         small("test_convnext", output_stride=8)(torch.rand(1, 3, 8, 8))
     frozen = small()
     frozen.encoder.eval()

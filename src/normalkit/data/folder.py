@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from normalkit.data.pairs import Pair, Sources, check_convention, read_pair
 from normalkit.data.sample import Sample, Transform, make_sample
+from normalkit.files import check_links
 from normalkit.geometry import Convention
 
 __all__ = ["NormalFolder", "find_stars"]
@@ -34,8 +35,9 @@ class NormalFolder(Dataset[Sample]):
 
     Raises:
         FileNotFoundError: The folder is missing, no image matches, or an image lacks one of the other files.
-        ValueError: A pattern is not as above, the first pair cannot be used (another convention, different sizes), or
-            the normals point another way than `convention` says; the message has the evidence.
+        ValueError: A pattern is not as above, a link leads out of the folder, the first pair cannot be used (another
+            convention, different sizes), or the normals point another way than `convention` says; the message has the
+            evidence.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class NormalFolder(Dataset[Sample]):
                     f"{self.root}: {len(missing)} of {len(self.names)} images have no file for "
                     f"{what}={self.patterns[what]!r}; the first is {self._path(what, missing[0])}"
                 )
+            check_links(self.root, [self._path(what, name) for name in self.names])
         read_pair(self._pair(0), convention=self.convention)  # Else it fails in a worker an hour later.
         if check and self.convention is not None:
             check_convention(self.root, [self._pair(i) for i in range(len(self))], self.convention)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import lzma
 import os
 import re
 import tarfile
 import warnings
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,8 +22,8 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from normalkit.files import check_writable
-from normalkit.images import FORMATS, check_readable, pillow_errors
+from normalkit.files import check_links, check_writable
+from normalkit.images import FORMATS, FileBytes, check_png, check_readable, pillow_errors
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,6 +34,11 @@ MAX_SIDE = 1024
 """Pixels; 10,000 larger pictures would take more than 30 GB, and all are held in memory."""
 MAX_BYTES = 20_000_000
 """Of one file; a picture of `MAX_SIDE` needs 3 MB without any compression."""
+MAX_EXPANSION = 100
+"""Times that an archive may be longer unpacked than packed, if more than `FREE_BYTES`; pictures hardly shrink."""
+FREE_BYTES = 1_000_000_000
+MAX_HEADER = 100_000
+"""Bytes of a member's long name or other facts, which tarfile reads whole; a path has a few hundred."""
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """Of files that are taken for pictures; those of `normalkit.images.FORMATS`."""
 
@@ -200,7 +207,8 @@ def read_labeled_images(
     Raises:
         FileNotFoundError: `root` does not exist or has no such split; the message lists those it has.
         OSError: A file may not be read, or the download failed.
-        ValueError: The archive is broken, cut short, or none; a class has no picture, or there is but one class; a file
+        ValueError: The archive is broken, cut short, or none, or unpacks to far more than its size; a link leads out of
+            the folder; a class has no picture, or there is but one class; a file
             is no picture, broken, too large, not RGB, or of another size than the first; or the classes are not
             `classes`. The message names the file.
 
@@ -291,6 +299,7 @@ def _tree(root: Path, split: str, wanted: tuple[str, ...] | None) -> tuple[Itera
             if path.is_dir():
                 raise ValueError(f"{path}: a folder among the pictures of {folder.name}; move it out of the split")
             _check_name(str(path), path.name)
+        check_links(root, files[folder.name] or [folder])
     _check_classes(str(root / split), {name: len(paths) for name, paths in files.items()}, wanted)
 
     def read() -> Iterator[_Picture]:
@@ -312,15 +321,20 @@ def _archive(root: Path, split: str, wanted: tuple[str, ...] | None) -> Iterator
     others: set[str] = set()
     seen: set[tuple[str, str]] = set()
     check_readable(root)
-    with _archive_errors(root), tarfile.open(root, "r|*") as archive:
+    with _archive_errors(root), tarfile.open(root, "r|*", tarinfo=_Header) as archive:
         for member in archive:
             parts = PurePosixPath(member.name).parts
+            where = f"{root}: {member.name}"
+            if parts[:1] == (split,):
+                _check_bytes(where, member.size)
+            _check_expansion(root, member.offset_data + member.size)
+            if ".." in parts:
+                raise ValueError(f"{where}: leads out of the archive; make it anew without")
             if any(part.startswith(".") for part in parts):
                 continue
             if parts[:1] != (split,):
                 others.update(parts[:1] if member.isdir() or len(parts) > 1 else ())
                 continue
-            where = f"{root}: {member.name}"
             if member.isdir() and len(parts) <= 2:
                 counts |= {name: counts.get(name, 0) for name in parts[1:]}
                 continue
@@ -328,7 +342,6 @@ def _archive(root: Path, split: str, wanted: tuple[str, ...] | None) -> Iterator
                 raise ValueError(f"{where}: wanted files {split}/<class>/<name>.jpg alone: make the archive without it")
             label, name = parts[1:]
             _check_name(where, name)
-            _check_bytes(where, member.size)
             if wanted is not None and label not in wanted:
                 _check_classes(f"{root}: {split}", dict.fromkeys((*wanted, label), 1), wanted)
             if (label, name) in seen:
@@ -338,7 +351,7 @@ def _archive(root: Path, split: str, wanted: tuple[str, ...] | None) -> Iterator
             file = archive.extractfile(member)
             assert file is not None
             yield _Picture(label, name, where, file.read())
-        _check_end(archive)
+        _check_end(root, archive)
     if _BATCHES in others and not counts:
         raise ValueError(
             f"{root}: CIFAR-10's own archive, in which pictures are no files; give the folder it lies in, with "
@@ -353,18 +366,46 @@ def _archive(root: Path, split: str, wanted: tuple[str, ...] | None) -> Iterator
 def _archive_errors(root: Path) -> Iterator[None]:
     try:
         yield
-    except (tarfile.TarError, EOFError) as error:
+    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise ValueError(
             f"{root}: not a tar archive, or cut short, or broken ({error}); fetch or make it again"
         ) from error
 
 
-def _check_end(archive: tarfile.TarFile) -> None:
+class _Header(tarfile.TarInfo):
+    """A member's header; it refuses those of which tarfile would read any length into memory."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str | None, errors: str) -> _Header:
+        """As tarfile calls it."""
+        header = super().frombuf(buf, encoding or "utf-8", errors)
+        if header.type == tarfile.GNUTYPE_SPARSE:
+            raise tarfile.ReadError(f"{header.name} is kept with holes; pack it without --sparse")
+        if header.type in (*_LONG_HEADERS, *_PAX_HEADERS) and header.size > MAX_HEADER:
+            raise tarfile.ReadError(f"a header of {header.size:,} bytes")
+        return header
+
+
+_LONG_HEADERS = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+_PAX_HEADERS = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
+
+
+def _check_expansion(root: Path, unpacked: int) -> None:
+    """Refuse a small archive that would unpack for hours."""
+    size = root.stat().st_size
+    if unpacked > max(FREE_BYTES, MAX_EXPANSION * size):
+        raise ValueError(
+            f"{root}: {size:,} bytes that unpack to {unpacked:,} or more, as no pictures do; pack the split alone"
+        )
+
+
+def _check_end(root: Path, archive: tarfile.TarFile) -> None:
     """Refuse an archive that lacks its end, two blocks of zeros: tarfile takes a cut or a broken header for it."""
     stream: Any = archive.fileobj
     left = 0
     while block := stream.read(tarfile.RECORDSIZE):
         left += len(block)
+        _check_expansion(root, archive.offset + left)
         if block.strip(b"\0"):
             raise tarfile.ReadError("something else stands where its end should be")
     # The first of the two blocks has been read.
@@ -426,6 +467,7 @@ def _decode(data: bytes, where: str) -> NDArray[np.uint8]:
         raise ValueError(
             f"{where}: its mode is {mode}; wanted 8-bit RGB: convert it, as with .convert('RGB') of Pillow"
         )
+    check_png(FileBytes(where, data), picture)
     with pillow_errors(where, FORMATS):
         picture.load()
         if "exif" in picture.info:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -38,10 +41,12 @@ def training_loader(
     """The batches of one epoch, shuffled: the same whenever the same epoch is asked for.
 
     The last, smaller batch is left out. In several processes each gets every n-th batch, and all equally many.
+    Random transforms draw from the global generators of torch, numpy and Python, which are seeded for each sample
+    from `seed`, `epoch` and its index, and put back after it: a sample does not depend on how many workers or
+    processes there are, nor on the batch that it is in.
 
     Args:
-        dataset: Of samples; random transforms draw from the global generator of torch, numpy or Python. Without
-            workers that is this process's, which `fit` seeds.
+        dataset: Of samples; its random numbers come from those generators, on the processor.
         batch_size: Samples a batch in each process.
         epoch: From 0.
         seed: Of the run.
@@ -56,7 +61,7 @@ def training_loader(
     order = torch.randperm(size, generator=torch.Generator().manual_seed(mix_seeds(seed, epoch, 0))).tolist()
     every = [order[i : i + batch_size] for i in range(0, size - batch_size + 1, batch_size)]
     return DataLoader(
-        dataset,
+        _SeededSamples(dataset, seed, epoch),
         batch_sampler=every[rank : len(every) // world * world : world],
         num_workers=loader_workers() if workers is None else workers,
         collate_fn=collate,
@@ -105,6 +110,39 @@ def check_batch_size(batch_size: int, size: int, world: int) -> None:
     if not 1 <= batch_size * world <= size:
         several = f" in {world} processes" if world > 1 else ""
         raise ValueError(f"batch_size={batch_size}{several}: wanted between 1 and {size // world}, of {size} samples")
+
+
+class _SeededSamples(Dataset[Any]):
+    """A data set whose samples are drawn alike in whatever process and order."""
+
+    def __init__(self, dataset: Dataset[Any], seed: int, epoch: int) -> None:
+        self.dataset, self.seed, self.epoch = dataset, seed, epoch
+
+    def __len__(self) -> int:
+        """The number of samples."""
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: int) -> Any:
+        """A sample, drawn with random numbers of its own."""
+        # The third number is that of no process in `fit`; 1 is added since a trailing 0 would change no seed.
+        with seeded(mix_seeds(self.seed, self.epoch, 0, 1 + index)):
+            return self.dataset[index]
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """The global generators of torch (the processor's), numpy and Python seeded in the block, as before after it."""
+    states = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    # `torch.manual_seed` takes a millisecond more, for the stack trace that it keeps for GPUs not in use.
+    torch.default_generator.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(states[0])
+        np.random.set_state(states[1])
+        random.setstate(states[2])
 
 
 def collate(samples: list[Any]) -> Any:

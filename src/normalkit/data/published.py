@@ -14,6 +14,7 @@ from normalkit.axes import view_rays
 from normalkit.data.layouts import Layout, Match, find_layouts, parse_layout
 from normalkit.data.pairs import Pair, Sources, check_convention, read_pair
 from normalkit.data.sample import Sample, Transform, make_sample
+from normalkit.files import check_links
 from normalkit.geometry import Convention
 
 __all__ = ["PublishedNormals", "find_pairs"]
@@ -112,7 +113,7 @@ def find_pairs(root: Path, layout: Layout, split: str | None) -> list[Pair]:
 
     Raises:
         FileNotFoundError: The folder, every picture, the split or its list is missing, or a picture lacks a file.
-        ValueError: The split is not known, or some pictures alone have a mask.
+        ValueError: The split is not known, some pictures alone have a mask, or a link leads out of the folder.
     """
     matches = find_layouts(root, [layout]).get(layout.name, [])
     if not matches:
@@ -122,6 +123,7 @@ def find_pairs(root: Path, layout: Layout, split: str | None) -> list[Pair]:
     pairs = [_pair(root, layout, match) for match in layout.choose(root, matches, split)]
     if layout.masks_may_lack and not any(pair.mask is not None and pair.mask.is_file() for pair in pairs):
         pairs = [pair._replace(mask=None) for pair in pairs]
+    check_links(root, [file for pair in pairs for file in pair[1:] if file is not None])
     for what in ("normals", "mask", "intrinsics"):
         missing = [file for file in (getattr(pair, what) for pair in pairs) if file is not None and not file.is_file()]
         if missing:

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from normalkit.codec import read_normals
 from normalkit.data.pairs import Sources
 from normalkit.data.sample import Sample, Transform, make_sample
-from normalkit.files import atomic_file, check_writable
+from normalkit.files import atomic_file, check_links, check_writable
 from normalkit.geometry import Convention, depth_to_normals
 from normalkit.images import read_depth, read_image, read_intrinsics, read_npy
 
@@ -66,8 +66,8 @@ class RGBDNormals(Dataset[Sample]):
 
     Raises:
         FileNotFoundError: No frames, a frame's depth, or no intrinsics are found; the message says what was looked for.
-        ValueError: An argument is out of range, some frames alone have a `*.normal.png`, or the first frame cannot
-            be used; the message names the file.
+        ValueError: An argument is out of range, a link or a list leads out of the folder, some frames alone have a
+            `*.normal.png`, or the first frame cannot be used; the message names the file.
         OSError: The cache cannot be written.
     """
 
@@ -93,6 +93,7 @@ class RGBDNormals(Dataset[Sample]):
         self.transform = transform
         self.depth_scale, every = _find_frames(self.root)
         self.frames = _choose_frames(self.root, every, frames)
+        check_links(self.root, [file for frame in self.frames for file in frame[1:] if file is not None])
         self.cache = default_cache() if cache is None else Path(cache)
         if self.frames[0].normals is None:
             check_writable(self.cache)
@@ -233,6 +234,8 @@ def _tum_listing(path: Path) -> list[tuple[float, Path]]:
             time, file = math.nan, path
         if not math.isfinite(time):
             raise ValueError(f"{path}:{number}: wanted a time and a file name, got {line!r}")
+        if os.path.isabs(words[1]) or ".." in Path(words[1]).parts:
+            raise ValueError(f"{path}:{number}: lists {words[1]}; wanted a path in this folder")
         if not file.is_file():
             raise FileNotFoundError(f"{path}:{number}: lists {file}, which does not exist; unpack the whole recording")
         pairs.append((time, file))

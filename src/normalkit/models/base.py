@@ -5,20 +5,23 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from normalkit import geometry
 from normalkit.nn.folding import fold_batch_norm
 from normalkit.scaling import scaled_size
 
 __all__ = ["ImageModel", "NormalEstimator"]
+
+
+MAX_RESOLUTION = 10_000
+"""Pixels; a checkpoint that asks for more is broken or hostile."""
 
 
 class ImageModel(nn.Module):
@@ -94,6 +97,27 @@ class ImageModel(nn.Module):
             raise ValueError("an optimized model cannot be trained, its batch norm is gone; train the one it came from")
         return super().train(mode)
 
+    def run_network(self, network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+        """The network's answer; batch norm with a single value per channel to train on is an error with its mend.
+
+        Args:
+            network: Of this model, and of the images.
+            images: (B, 3, H, W), normalised.
+
+        Raises:
+            ValueError: Batch norm is to train on one value per channel.
+        """
+        try:
+            return network(images)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            size = " x ".join(map(str, images.shape[2:]))
+            raise ValueError(
+                f"images: a single one of {size} (padded) leaves batch norm one value per channel, and it cannot train "
+                "on one; use two or more images in a batch, larger images, or `model.eval()`"
+            ) from error
+
     def save_pretrained(
         self,
         folder: str | Path,
@@ -156,7 +180,7 @@ class NormalEstimator(ImageModel, ABC):
 
     Raises:
         ValueError: The statistics are not three finite numbers each, a deviation is not positive, or `resolution` is
-            below 1, or `concentration` is not positive.
+            out of range, or `concentration` is not positive.
         TypeError: `normalize` is not a boolean, `resolution` no integer, or `concentration` no number.
     """
 
@@ -175,8 +199,11 @@ class NormalEstimator(ImageModel, ABC):
             raise TypeError(f"normalize={normalize!r}: wanted True or False")
         if resolution is not None and type(resolution) is not int:
             raise TypeError(f"resolution={resolution!r}: wanted a whole number of pixels, or None")
-        if resolution is not None and resolution < 1:
-            raise ValueError(f"resolution={resolution}: wanted at least one pixel, or None for images as they are")
+        if resolution is not None and not 1 <= resolution <= MAX_RESOLUTION:
+            raise ValueError(
+                f"resolution={resolution}: wanted at least one pixel and at most {MAX_RESOLUTION}, or None for images "
+                "as they are"
+            )
         if concentration is not None and type(concentration) not in (int, float):
             raise TypeError(f"concentration={concentration!r}: wanted a number, or None")
         if concentration is not None and not 0 < concentration < math.inf:
@@ -216,10 +243,8 @@ class NormalEstimator(ImageModel, ABC):
         height, width = images.shape[-2:]
         right, bottom = ((side + self.stride - 1) // self.stride * self.stride - side for side in (width, height))
         images = functional.pad(images, (0, right, 0, bottom), mode="replicate")
-        if self.training:
-            self._check_training_batch(images)
         # Whatever the layout of the maps, planes: what follows, and the loss, reduce over the components.
-        raw = _crop(self.raw_map(images), height, width).contiguous()
+        raw = _crop(self.run_network(self.raw_map, images), height, width).contiguous()
         if raw.dtype != torch.float64:
             raw = raw.float()
         if raw.shape[-2:] != size:
@@ -251,21 +276,6 @@ class NormalEstimator(ImageModel, ABC):
 
     def _run_smallest(self) -> None:
         self.raw_map(self.image_mean.new_zeros(1, 3, self.stride, self.stride))
-
-    def modules_on_deepest_map(self) -> Iterator[nn.Module]:
-        """Modules that may run batch norm on a map as small as the image divided by `stride`."""
-        return self.modules()
-
-    def _check_training_batch(self, images: Tensor) -> None:
-        batch, _, height, width = images.shape
-        if batch * height * width > self.stride**2:
-            return
-        if any(isinstance(module, _BatchNorm) and module.training for module in self.modules_on_deepest_map()):
-            raise ValueError(
-                f"images: a single one of {height} x {width} (padded) leaves one value per channel at stride "
-                f"{self.stride}, and batch norm cannot train on one; use two or more images in a batch, larger images, "
-                "or `model.eval()`"
-            )
 
 
 def _check_images(images: Tensor) -> None:

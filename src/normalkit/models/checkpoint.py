@@ -10,18 +10,19 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors import safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 import normalkit
-from normalkit.files import atomic_folder, recover_folder
+from normalkit.files import atomic_folder, check_links, recover_folder
 from normalkit.geometry import Convention
 from normalkit.models.base import ImageModel, NormalEstimator
 from normalkit.models.bilinear import BilinearNormals
 from normalkit.models.cifar import BaseNet, ImprovedNet
 from normalkit.models.smp import SMPNormals
 from normalkit.models.unet import UNetNormals
+from normalkit.nn.weights import DAMAGE, DIGEST, digest, read_safetensors
 
 __all__ = ["load_as", "load_model", "read_config", "save_model", "write_model"]
 
@@ -37,6 +38,11 @@ MODELS: dict[str, type[ImageModel]] = {
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
+
+MAX_CONFIG = 1_000_000
+"""Bytes of a config, which has a few thousand."""
+MAX_LIST = 100
+"""Entries of a list in the constructor arguments, each of which may be a layer."""
 
 
 def save_model(
@@ -117,8 +123,9 @@ def write_model(
             f"metadata: {error}; wanted strings, numbers, booleans, None, lists and dictionaries"
         ) from error
     weights = {name: _stored(name, tensor, dtype) for name, tensor in model.state_dict().items()}
+    # One entry of metadata: safetensors writes several in random order, and equal models are to be equal files.
     # Not `save_file`, which hides the system's reason for a failed write, and lets no one else read the file.
-    Path(folder, WEIGHTS).write_bytes(save(weights, metadata={"format": "pt"}))
+    Path(folder, WEIGHTS).write_bytes(save(weights, metadata={DIGEST: digest(weights)}))
     Path(folder, CONFIG).write_text(text + "\n", encoding="utf-8")
 
 
@@ -149,7 +156,8 @@ def read_config(folder: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: The folder or its config is missing.
-        ValueError: The config is not valid JSON, or not of a checkpoint that this version reads.
+        ValueError: The config is not valid JSON, too long, not of a checkpoint that this version reads, or behind a
+            link that leads out of the folder.
     """
     folder = recover_folder(folder)
     path = folder / CONFIG
@@ -158,9 +166,13 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{folder}: {why}")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: missing; wanted a checkpoint folder with {CONFIG} and {WEIGHTS}")
+    # A snapshot of a Hugging Face cache has links to the blobs beside it.
+    check_links(folder.parents[1] if folder.parent.name == "snapshots" else folder, [path, folder / WEIGHTS])
+    if path.stat().st_size > MAX_CONFIG:
+        raise ValueError(f"{path}: has {path.stat().st_size:,} bytes; wanted at most {MAX_CONFIG:,}: take another one")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not valid JSON ({error}); the file is damaged: take another checkpoint") from error
     _check_header(path, config)
     return dict(config)
@@ -209,23 +221,45 @@ def load_as(kind: type[M], folder: str | Path, *, device: str | torch.device = "
     path = Path(folder, WEIGHTS)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: missing; wanted a checkpoint folder with {CONFIG} and {WEIGHTS}")
+    stored = _stored_shapes(path)
+    # Without memory for the weights first: a config may ask for more than there is.
+    with torch.device("meta"):
+        _check_shapes(path, _build(Path(folder, CONFIG), header), stored)
+    weights = read_safetensors(path)
     model = _build(Path(folder, CONFIG), header)
     assert isinstance(model, kind)
+    _check_kinds(path, model, weights)
+    model.load_state_dict(weights)
+    return model.to(device).eval()
+
+
+def _stored_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Of the tensors of a safetensors file, by its header alone."""
     try:
-        weights = load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path}: not a whole safetensors file ({error}); take another checkpoint") from error
+        with safe_open(path, framework="pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except DAMAGE as error:
+        raise ValueError(
+            f"{path}: not a whole safetensors file ({error}); it may be truncated: copy it again, or take another one"
+        ) from error
+
+
+def _check_shapes(path: Path, model: ImageModel, stored: Mapping[str, tuple[int, ...]]) -> None:
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    stored = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     wrong = sorted(name for name in wanted.keys() | stored.keys() if wanted.get(name) != stored.get(name))
     if wrong:
         listed = [f"{name} (file {stored.get(name, 'none')}, model {wanted.get(name, 'none')})" for name in wrong[:5]]
         raise ValueError(
-            f"{path}: {len(wrong)} tensors are not those of the {header['model']} in {CONFIG}: {', '.join(listed)}"
-            f"{' ...' if len(wrong) > 5 else ''}; the two files are not of one checkpoint"
+            f"{path}: {len(wrong)} tensors are not those of the {type(model).__name__} in {CONFIG}: "
+            f"{', '.join(listed)}{' ...' if len(wrong) > 5 else ''}; the two files are not of one checkpoint"
         )
-    model.load_state_dict(weights)
-    return model.to(device).eval()
+
+
+def _check_kinds(path: Path, model: ImageModel, weights: Mapping[str, Tensor]) -> None:
+    """Refuse integers for weights, and the reverse; half precision is taken for full."""
+    for name, tensor in model.state_dict().items():
+        if weights[name].is_floating_point() != tensor.is_floating_point():
+            raise ValueError(f"{path}: {name} is {weights[name].dtype}; wanted {tensor.dtype}: the file is damaged")
 
 
 def _build(path: Path, header: Mapping[str, Any]) -> ImageModel:
@@ -237,10 +271,14 @@ def _build(path: Path, header: Mapping[str, Any]) -> ImageModel:
         raise ValueError(
             f"{path}: {header['model']} has no argument {', '.join(unknown)}; it has {', '.join(sorted(arguments))}"
         )
+    long = [name for name, value in header["config"].items() if isinstance(value, list) and len(value) > MAX_LIST]
+    if long:
+        raise ValueError(f"{path}: {', '.join(long)} has more than {MAX_LIST} entries; no model has as many layers")
     try:
         return kind(**header["config"], **({"pretrained": False} if "pretrained" in parameters else {}))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: not the config of a {header['model']}: {error}") from error
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{path}: not the config of a {header['model']}: {reason}") from error
 
 
 def _check_header(path: Path, config: object) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from normalkit.models.base import ImageModel
 
@@ -73,9 +72,7 @@ class Classifier(ImageModel, ABC):
             raise ValueError(f"images has shape {tuple(images.shape)}; wanted (B, 3, {SIDE}, {SIDE}): {mend}")
         if not images.is_floating_point():
             raise TypeError(f"images has dtype {images.dtype}; wanted floating point in [0, 1]: divide uint8 by 255")
-        if self.training and len(images) == 1:
-            self._check_single_image()
-        return self.scores(self.standardize(images))
+        return self.run_network(self.scores, self.standardize(images))
 
     @abstractmethod
     def scores(self, images: Tensor) -> Tensor:
@@ -90,13 +87,6 @@ class Classifier(ImageModel, ABC):
 
     def _run_smallest(self) -> None:
         self.scores(self.image_mean.new_zeros(1, 3, SIDE, SIDE))
-
-    def _check_single_image(self) -> None:
-        if any(isinstance(module, _BatchNorm) and module.training for module in self.modules()):
-            raise ValueError(
-                "images: a single one leaves batch norm one value per channel, and it cannot train on one; use two "
-                "or more images in a batch, or `model.eval()`"
-            )
 
 
 class BaseNet(Classifier):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,9 @@ ARCHITECTURES = (
 )
 """Their names in segmentation_models.pytorch."""
 
+ENCODER_OPTIONS = ("drop_block_rate", "drop_path_rate", "drop_rate", "img_size")
+"""timm takes many more, some of which name files or addresses."""
+
 LARGEST_STRIDE = 512
 """Pixels; a network that refuses images of this size is not refused for the size."""
 
@@ -47,7 +51,8 @@ class SMPNormals(NormalEstimator):
         arch: One of `ARCHITECTURES`, in any case.
         encoder: "tu-" and any timm backbone that the architecture takes (plain vision transformers for DPT alone).
         pretrained: The encoder's weights, as `TimmEncoder` takes them; the decoder's are random.
-        options: More arguments of the architecture, such as {"encoder_output_stride": 8}; of types that JSON has.
+        options: More arguments of the architecture, such as {"encoder_output_stride": 8}, and of timm's encoder
+            `ENCODER_OPTIONS`; of types that JSON has.
         normalize: False for the raw map.
         resolution: Pixels of the longer side that images are scaled to for the network; None leaves them.
         concentration: 1 for a network to be trained with `AngMFLoss`, which then says how sure it is; else None.
@@ -108,19 +113,8 @@ class SMPNormals(NormalEstimator):
 
         Returns:
             (B, 3, H, W), of any length.
-
-        Raises:
-            ValueError: Batch norm is to train on a single image, which the architecture pools to one pixel.
         """
-        try:
-            raw: Tensor = self.network(images)
-        except ValueError as error:
-            if "more than 1 value per channel" not in str(error):
-                raise
-            raise ValueError(
-                f"images: {self.config['arch']} pools a single one to one value per channel, and batch norm cannot "
-                "train on one; use two or more images in a batch, or `model.eval()`"
-            ) from error
+        raw: Tensor = self.network(images)
         return raw
 
 
@@ -147,9 +141,13 @@ def _timm_name(encoder: str) -> str:
 
 def _build(arch: str, encoder: str, options: dict[str, Any]) -> Any:
     """The network with random weights, and our head."""
-    own = sorted(options.keys() & {"encoder_name", "encoder_weights", "classes", "in_channels", "activation"})
-    if own:
-        raise ValueError(f"options: {', '.join(own)} are set here; leave them out")
+    own = {"encoder_name", "encoder_weights", "classes", "in_channels", "activation", "aux_params"}
+    if options.keys() & own:
+        raise ValueError(f"options: {', '.join(sorted(options.keys() & own))} are set here; leave them out")
+    known = {*inspect.signature(getattr(smp, arch)).parameters, *ENCODER_OPTIONS} - own - {"kwargs"}
+    if options.keys() - known:
+        unknown = ", ".join(sorted(options.keys() - known))
+        raise ValueError(f"options: {arch} has no {unknown}; it has {', '.join(sorted(known))}")
     try:
         network = getattr(smp, arch)(encoder, encoder_weights=None, classes=3, **options)
     except (TypeError, ValueError, RuntimeError, AttributeError, AssertionError, KeyError, IndexError) as error:

