@@ -1,4 +1,4 @@
-"""The `normalkit` command, predict, evaluate, check-data, depth-to-normals and info; and what scripts share with it.
+"""The `normalkit` command, predict, demo, evaluate, check-data, depth-to-normals and info; and what scripts share with it.
 
 What a subcommand needs is imported when it runs, so that `--help` answers at once.
 """
@@ -65,6 +65,27 @@ class Predict:
             _write(result, predict(model, photo, flip=self.flip), self.format, self.convention)
 
         return for_each_file(results, one)
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Serve a page for the browser: drop a photo, see its normals, move a light over it."""
+
+    checkpoint: Path
+    """Folder of a trained model."""
+    host: str = "127.0.0.1"
+    """Address to listen on; the default is reached from this machine alone, and there is no password."""
+    port: int = 7860
+    """Port to listen on."""
+    device: Device = "cpu"
+
+    def run(self) -> int:
+        """Do it, until Ctrl-C."""
+        from normalkit.demo import serve
+        from normalkit.models.checkpoint import load_model
+
+        serve(load_model(self.checkpoint, device=_checked_device(self.device)), host=self.host, port=self.port)
+        return 0
 
 
 @dataclass(frozen=True)
@@ -243,6 +264,7 @@ class Info:
 
 Command = (
     Annotated[Predict, tyro.conf.subcommand("predict")]
+    | Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[CheckData, tyro.conf.subcommand("check-data")]
     | Annotated[DepthToNormals, tyro.conf.subcommand("depth-to-normals")]
