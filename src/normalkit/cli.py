@@ -1,4 +1,4 @@
-"""The `normalkit` command, predict, demo, evaluate, check-data, depth-to-normals and info; and what scripts share with it.
+"""The `normalkit` command, predict, demo, evaluate, check-data, depth-to-normals, info; what scripts share with it.
 
 What a subcommand needs is imported when it runs, so that `--help` answers at once.
 """

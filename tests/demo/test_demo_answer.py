@@ -48,7 +48,7 @@ def test_the_view_has_the_photo_and_the_colours_of_its_normals(folder):
     picture = coloured(48, 64)
     Image.fromarray(picture).save(folder / "a.png")
     texts, photo, normals = shown(view_of(Itself(), folder / "a.png", folder), folder)
-    assert texts == {"name": "a.png", "size": "64 × 48", "note": ""}
+    assert texts == {"name": "a.png", "size": "64 x 48", "note": ""}
     # One code in two hundred rounds to its neighbour once its vector has length 1.
     np.testing.assert_allclose(normals.astype(int), picture, atol=1)
     assert np.abs(photo.astype(int) - picture).mean() < 2
@@ -60,8 +60,8 @@ def test_a_large_photo_is_shrunk_and_says_so(folder, monkeypatch):
     picture = coloured(150, 200)
     Image.fromarray(picture).save(folder / "a.png")
     texts, photo, normals = shown(view_of(Itself(), folder / "a.png", folder), folder)
-    assert texts["size"] == "64 × 48"
-    assert texts["note"] == "Shrunk from 200 × 150 to 64 × 48 pixels; normalkit predict keeps its size."
+    assert texts["size"] == "64 x 48"
+    assert texts["note"] == "Shrunk from 200 x 150 to 64 x 48 pixels; normalkit predict keeps its size."
     assert photo.shape == normals.shape == (24, 32, 3)
     # Pillow shrinks by another implementation.
     expected = np.array(Image.fromarray(picture).resize((32, 24), Image.Resampling.BILINEAR))

@@ -28,7 +28,10 @@ class Inner:
 def ask(guard, method, path, body=b"", *, query=b"", headers=(), chunk=10):
     """The status, headers and body of an answer."""
     given = [(b"host", b"127.0.0.1:7860"), (b"content-length", str(len(body)).encode())]
-    given = [*(pair for pair in given if pair[0] not in dict(headers)), *(pair for pair in headers if pair[1] is not None)]
+    given = [
+        *(pair for pair in given if pair[0] not in dict(headers)),
+        *(pair for pair in headers if pair[1] is not None),
+    ]
     pieces = [body[i : i + chunk] for i in range(0, len(body), chunk)] or [b""]
     sent = []
 

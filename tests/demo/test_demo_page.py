@@ -14,14 +14,13 @@ import torch
 from PIL import Image
 from torch import nn
 
-pytest.importorskip("gradio", reason='the page needs Gradio: pip install "normalkit[demo]"')
-
-import httpx
-
 from normalkit.codec import normals_to_rgb, read_normals, rgb_to_normals
 from normalkit.demo.page import QUEUE
 from normalkit.demo.server import serving
 from normalkit.geometry import angular_error
+
+pytest.importorskip("gradio", reason='the page needs Gradio: pip install "normalkit[demo]"')
+httpx = pytest.importorskip("httpx", reason="Gradio brings it")
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -187,7 +186,13 @@ def test_a_picture_of_too_many_pixels_is_refused(visitor, png_claiming):
 def test_no_file_but_an_upload_is_read(visitor, tmp_path):
     (tmp_path / "secret.png").write_bytes(photo())
     kept = visitor.upload(photo())
-    for path in ["/etc/passwd", str(tmp_path / "secret.png"), kept + "/../../../secret.png", "pyproject.toml", __file__]:
+    for path in [
+        "/etc/passwd",
+        str(tmp_path / "secret.png"),
+        kept + "/../../../secret.png",
+        "pyproject.toml",
+        __file__,
+    ]:
         for payload in ({"path": path}, {"path": path, "meta": {"_type": "gradio.FileData"}}):
             assert visitor.join([payload])[0].status_code == 403
             # Nor in the place of the axes.

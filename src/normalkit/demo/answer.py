@@ -50,7 +50,7 @@ def photo_path(payload: object, folder: Path) -> Path:
         ValueError: It names anything but a file in `folder`, or one that is no longer there.
     """
     path = payload.get("path") if isinstance(payload, dict) else None
-    if not is_inside(path, folder):
+    if not isinstance(path, str) or not is_inside(path, folder):
         raise ValueError("this is no photo that was dropped on the page; drop one")
     if not os.path.isfile(path):
         raise ValueError("the photo is no longer kept; drop it again")
@@ -102,7 +102,7 @@ def read_photo(path: Path) -> tuple[Tensor, str]:
     if shrunk is pixels:
         return pixels, ""
     _, lower, narrower = shrunk.shape
-    return shrunk, f"Shrunk from {width} × {height} to {narrower} × {lower} pixels; normalkit predict keeps its size."
+    return shrunk, f"Shrunk from {width} x {height} to {narrower} x {lower} pixels; normalkit predict keeps its size."
 
 
 def view_of(model: nn.Module, path: Path, folder: Path) -> str:
@@ -133,7 +133,7 @@ def view_of(model: nn.Module, path: Path, folder: Path) -> str:
             "photo": _address(place / "photo.jpg"),
             "normals": _address(place / "normals.png"),
             "name": path.name,
-            "size": f"{width} × {height}",
+            "size": f"{width} x {height}",
             "note": note,
         }
     )

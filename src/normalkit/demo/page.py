@@ -35,7 +35,9 @@ _HEADING = """
   Then move the light. The photo stays on this machine.</p>
 </div>
 """
-_HINT = f"# Drop a photo here\nor click to choose one: JPEG, PNG, WebP, TIFF, BMP or GIF, up to {MAX_PIXELS // 10**6} MP"
+_HINT = (
+    f"# Drop a photo here\nor click to choose one: JPEG, PNG, WebP, TIFF, BMP or GIF, up to {MAX_PIXELS // 10**6} MP"
+)
 _KINDS: dict[Kind, str] = {"png": "Save PNG", "png16": "Save 16-bit PNG", "npy": "Save NPY"}
 
 
@@ -71,7 +73,8 @@ def build_page(model: nn.Module, folder: Path) -> gradio.Blocks:
                     names = [convention.name for convention in Convention]
                     axes = gr.Dropdown(names, value=names[0], label="Axes of the file", min_width=150)
                     keep = {
-                        kind: gr.Button(label, size="md", min_width=110, elem_id=f"nk-{kind}") for kind, label in _KINDS.items()
+                        kind: gr.Button(label, size="md", min_width=110, elem_id=f"nk-{kind}")
+                        for kind, label in _KINDS.items()
                     }
                 file = gr.DownloadButton("File", visible="hidden", elem_id="nk-file")
         one_at_a_time: dict[str, Any] = {
@@ -87,6 +90,7 @@ def build_page(model: nn.Module, folder: Path) -> gradio.Blocks:
             made.success(None, js="() => { document.querySelector('#nk-file').click(); }")
     # Its own addresses do not skip the queue.
     page.queue(max_size=QUEUE, default_concurrency_limit=1, api_open=False)
+    assert isinstance(page, gr.Blocks)
     return page
 
 

@@ -273,7 +273,7 @@
       const x = Math.min(canvas.width - 1, Math.max(0, Math.floor(((event.clientX - box.left) / box.width) * canvas.width)));
       const y = Math.min(canvas.height - 1, Math.max(0, Math.floor(((event.clientY - box.top) / box.height) * canvas.height)));
       const normal = this.normals.subarray(3 * (y * canvas.width + x), 3 * (y * canvas.width + x) + 3);
-      text.textContent = `${words(normal)} (${Array.from(normal, (v) => v.toFixed(2).replace("-", "−")).join(", ")})`;
+      text.textContent = `${words(normal)} (${Array.from(normal, (v) => (Math.abs(v) < 0.005 ? 0 : v).toFixed(2)).join(", ")})`;
       dot.hidden = false;
       dot.style.left = `${50 + 50 * normal[0]}%`;
       dot.style.top = `${50 + 50 * normal[1]}%`;
