@@ -2,6 +2,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -214,6 +215,21 @@ def test_a_result_never_replaces_a_source(tmp_path):
     with pytest.raises(ValueError, match=r"a\.normals\.png would be overwritten by the result of .*a\.png"):
         result_paths(sources, tmp_path)
     assert result_paths(sources[:1], tmp_path, suffix=".npy") == {sources[0]: tmp_path / "a.normals.npy"}
+
+
+# demo
+
+
+def test_demo_says_what_is_wrong_before_it_serves(capsys, checkpoint, monkeypatch):
+    words = ("demo", "--checkpoint", checkpoint, "--port")
+    assert refused(capsys, *words, 0) == "normalkit: --port 0: wanted 1 to 65535"
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        assert f"--host 127.0.0.1 --port {port}" in refused(capsys, *words, port)
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    assert 'pip install "normalkit[demo]"' in refused(capsys, *words, port)
 
 
 # evaluate
