@@ -70,6 +70,17 @@ def test_a_large_photo_is_shrunk_and_says_so(folder, monkeypatch):
     assert Image.open(kept).size == (64, 48)
 
 
+def test_a_large_jpeg_is_shrunk_as_it_is_decoded_and_says_its_own_size_upright(folder, monkeypatch):
+    monkeypatch.setattr(answer, "MAX_SIDE", 64)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # To be turned by 90 degrees.
+    Image.fromarray(coloured(300, 400)).save(folder / "a.jpg", quality=95, exif=exif)
+    pixels, note = read_photo(folder / "a.jpg")
+    assert note == "Shrunk from 300 x 400 to 48 x 64 pixels; normalkit predict keeps its size."
+    expected = np.array(Image.fromarray(np.rot90(coloured(300, 400), -1)).resize((48, 64), Image.Resampling.BILINEAR))
+    assert np.abs(pixels.permute(1, 2, 0).numpy().astype(int) - expected).mean() < 3
+
+
 @pytest.mark.parametrize(("kind", "degrees"), [("png", 0.4), ("png16", 0.002), ("npy", 1e-3)])
 @pytest.mark.parametrize("convention", ["OPENCV", "OPENGL"])
 def test_a_download_has_the_normals_and_says_its_axes(folder, kind, degrees, convention):

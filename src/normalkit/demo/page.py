@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -84,9 +85,11 @@ def build_page(model: nn.Module, folder: Path) -> gradio.Blocks:
             "preprocess": False,
             "api_visibility": "private",
         }
-        photo.change(partial(_show, model, folder), photo, view, trigger_mode="always_last", **one_at_a_time)
+        # In one thread, whichever of Gradio's asks: each thread that has run a network keeps memory for the next time.
+        worker = ThreadPoolExecutor(1, thread_name_prefix="normalkit-demo")
+        photo.change(partial(_show, worker, model, folder), photo, view, trigger_mode="always_last", **one_at_a_time)
         for kind, button in keep.items():
-            made = button.click(partial(_keep, model, folder, kind), [photo, axes], file, **one_at_a_time)
+            made = button.click(partial(_keep, worker, model, folder, kind), [photo, axes], file, **one_at_a_time)
             made.success(None, js="() => { document.querySelector('#nk-file').click(); }")
     # Its own addresses do not skip the queue.
     page.queue(max_size=QUEUE, default_concurrency_limit=1, api_open=False)
@@ -112,17 +115,17 @@ def _file(name: str) -> str:
     return files("normalkit.demo").joinpath(name).read_text(encoding="utf-8")
 
 
-def _show(model: nn.Module, folder: Path, payload: object) -> str:
+def _show(worker: Executor, model: nn.Module, folder: Path, payload: object) -> str:
     """The view of the photo, or what is wrong with it."""
     if payload is None:
         return EMPTY
     try:
-        return view_of(model, photo_path(payload, folder), folder)
+        return worker.submit(view_of, model, photo_path(payload, folder), folder).result()
     except BAD_PHOTO as error:
         return message(str(error))
 
 
-def _keep(model: nn.Module, folder: Path, kind: Kind, payload: object, convention: object) -> str:
+def _keep(worker: Executor, model: nn.Module, folder: Path, kind: Kind, payload: object, convention: object) -> str:
     """The file for the browser; what is wrong is shown beside the page."""
     import gradio as gr
 
@@ -130,6 +133,7 @@ def _keep(model: nn.Module, folder: Path, kind: Kind, payload: object, conventio
         if payload is None:
             raise ValueError("there is no photo yet; drop one")
         path = photo_path(payload, folder)
-        return str(write_download(model, path, folder, kind=kind, convention=str(convention)))
+        done = worker.submit(write_download, model, path, folder, kind=kind, convention=str(convention))
+        return str(done.result())
     except BAD_PHOTO as error:
         raise gr.Error(str(error), duration=None, print_exception=False) from error
