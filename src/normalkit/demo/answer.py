@@ -30,7 +30,7 @@ MAX_PIXELS = 50_000_000
 MAX_SIDE = 2048
 """Pixels; a photo with a longer side is shrunk to it first, so that its files and the memory they take are bounded."""
 
-VIEW_SIDE = 1024
+VIEW_SIDE = 768
 """Pixels of the longer side of what is looked at; the browser lights each of them anew while the light is dragged."""
 
 BAD_PHOTO = (OSError, ValueError, MemoryError)
