@@ -6,20 +6,13 @@ import re
 import numpy as np
 import pytest
 import torch
+from coloured import Itself, coloured
 from PIL import Image
-from torch import nn
 
-from normalkit.codec import normals_to_rgb, read_normals, rgb_to_normals
+from normalkit.codec import read_normals, rgb_to_normals
 from normalkit.demo import answer
 from normalkit.demo.answer import message, photo_path, read_photo, view_of, write_download
 from normalkit.geometry import Convention, angular_error
-
-
-class Itself(nn.Module):
-    """Takes the colours of a picture for its normals."""
-
-    def forward(self, images):
-        return nn.functional.normalize(images * 2 - 1, dim=1)
 
 
 @pytest.fixture
@@ -27,13 +20,6 @@ def folder(tmp_path):
     place = tmp_path / "kept"
     place.mkdir()
     return place
-
-
-def coloured(height, width):
-    """uint8 (H, W, 3): a picture of normals that change slowly."""
-    y, x = torch.meshgrid(torch.linspace(-0.8, 0.8, height), torch.linspace(-0.5, 0.5, width), indexing="ij")
-    normals = torch.stack([x, y, -(1 - x.square() - y.square()).clamp_min(0.05).sqrt()])
-    return normals_to_rgb(normals).permute(1, 2, 0).numpy()
 
 
 def shown(view, folder):

@@ -1,19 +1,15 @@
 """The page in a real browser, without a window."""
 
-import io
 import re
 import shutil
-import socket
-import threading
-from contextlib import closing
 
 import numpy as np
 import pytest
 import torch
+from coloured import Itself, coloured, free_port, photo
 from PIL import Image
-from torch import nn
 
-from normalkit.codec import normals_to_rgb, read_normals, rgb_to_normals
+from normalkit.codec import read_normals, rgb_to_normals
 from normalkit.demo.page import QUEUE
 from normalkit.demo.server import serving
 from normalkit.geometry import angular_error
@@ -41,19 +37,6 @@ WAIT = 100_000
 """Milliseconds; a machine may be busy."""
 
 
-class Itself(nn.Module):
-    """Takes the colours of a picture for its normals; waits where it is told to."""
-
-    def __init__(self):
-        super().__init__()
-        self.go = threading.Event()
-        self.go.set()
-
-    def forward(self, images):
-        assert self.go.wait(200)
-        return nn.functional.normalize(images * 2 - 1, dim=1)
-
-
 @pytest.fixture(scope="module")
 def model():
     return Itself()
@@ -61,10 +44,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def address(model):
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with serving(model, port=port) as url:
+    with serving(model, port=free_port()) as url:
         yield url
 
 
@@ -115,23 +95,9 @@ def visit(desk, address):
     assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []
 
 
-def colours(height=120, width=160):
-    """uint8 (H, W, 3): a picture of normals that change slowly."""
-    y, x = torch.meshgrid(torch.linspace(-0.8, 0.8, height), torch.linspace(-0.5, 0.5, width), indexing="ij")
-    normals = torch.stack([x, y, -(1 - x.square() - y.square()).clamp_min(0.05).sqrt()])
-    return normals_to_rgb(normals).permute(1, 2, 0).numpy()
-
-
 def drop(page, content, name="photo.png"):
     file = {"name": name, "mimeType": "image/png", "buffer": content}
     page.set_input_files("#nk-photo input[type=file]", [file])
-
-
-def photo(picture=None, kind="PNG"):
-    file = io.BytesIO()
-    shown = picture if isinstance(picture, Image.Image) else Image.fromarray(colours() if picture is None else picture)
-    shown.save(file, kind)
-    return file.getvalue()
 
 
 def canvas(page, name):
@@ -157,7 +123,7 @@ def test_a_photo_its_normals_and_a_light_that_is_dragged(visit):
     page = visit()
     drop(page, photo())
     page.wait_for_selector(".nk-ready")
-    np.testing.assert_allclose(canvas(page, "normals").astype(int), colours(), atol=1)
+    np.testing.assert_allclose(canvas(page, "normals").astype(int), coloured(), atol=1)
     before = len(visit.asked)
     box = page.locator(".nk-relit").bounding_box()
     page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 0.5 * box["height"])
@@ -171,7 +137,7 @@ def test_a_photo_its_normals_and_a_light_that_is_dragged(visit):
         assert np.linalg.norm(light) == pytest.approx(1)
         assert light[2] < 0
         # The photo went through JPEG.
-        difference = np.abs(canvas(page, "relit") - relit(colours(), light))
+        difference = np.abs(canvas(page, "relit") - relit(coloured(), light))
         assert difference.mean() < 1.5
         assert np.percentile(difference, 99) <= 8
     page.mouse.up()
@@ -199,7 +165,7 @@ def test_the_light_moves_by_keys_and_stays_for_the_next_photo(visit):
     grey = canvas(page, "relit")
     assert (grey == grey[..., :1]).all()
     page.locator("input[name=white]").uncheck()
-    turned = np.ascontiguousarray(colours()[::-1])
+    turned = np.ascontiguousarray(coloured()[::-1])
     drop(page, photo(turned), "next.png")
     page.wait_for_function("() => document.querySelector('normalkit-view').dataset.name === 'next.png'")
     page.wait_for_selector(".nk-ready")
@@ -227,7 +193,7 @@ def test_a_download_is_a_file_that_the_library_reads(visit, tmp_path):
     page = visit()
     drop(page, photo(), "kitchen.png")
     page.wait_for_selector(".nk-ready")
-    truth, _ = rgb_to_normals(torch.from_numpy(colours()).permute(2, 0, 1))
+    truth, _ = rgb_to_normals(torch.from_numpy(coloured()).permute(2, 0, 1))
     # The first once more: a second click is no less than a first.
     for button, suffix, degrees in [
         ("png", "png", 0.4),
@@ -334,7 +300,7 @@ def test_nothing_stands_out_at_the_side_of_a_phone(visit, browser):
     context.set_default_timeout(WAIT)
     page = visit(context)
     assert page.evaluate("document.documentElement.scrollWidth") == 390
-    drop(page, photo(colours(30, 400)), "a" * 80 + ".png")
+    drop(page, photo(coloured(30, 400)), "a" * 80 + ".png")
     page.wait_for_selector(".nk-ready")
     assert page.evaluate("document.documentElement.scrollWidth") == 390
     sides = page.locator(".nk-stage, .nk-tool").evaluate_all("all => all.map(e => e.getBoundingClientRect().right)")

@@ -5,17 +5,16 @@ import io
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import threading
 import time
-from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from coloured import free_port
 from PIL import Image
 
 from normalkit.models.checkpoint import save_model
@@ -45,9 +44,7 @@ def checkpoint(tmp_path_factory):
 @pytest.fixture
 def page(checkpoint):
     """Its process and its address."""
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "normalkit.cli", "demo", "--checkpoint", str(checkpoint), "--port", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:

@@ -11,10 +11,10 @@ from contextlib import closing, contextmanager
 import numpy as np
 import pytest
 import torch
+from coloured import Itself, coloured, free_port, photo
 from PIL import Image
-from torch import nn
 
-from normalkit.codec import normals_to_rgb, read_normals, rgb_to_normals
+from normalkit.codec import read_normals, rgb_to_normals
 from normalkit.demo.page import QUEUE
 from normalkit.demo.server import serving
 from normalkit.geometry import angular_error
@@ -23,25 +23,6 @@ pytest.importorskip("gradio", reason='the page needs Gradio: pip install "normal
 httpx = pytest.importorskip("httpx", reason="Gradio brings it")
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-class Itself(nn.Module):
-    """Takes the colours of a picture for its normals; waits where it is told to."""
-
-    def __init__(self):
-        super().__init__()
-        self.go = threading.Event()
-        self.go.set()
-
-    def forward(self, images):
-        assert self.go.wait(60)
-        return nn.functional.normalize(images * 2 - 1, dim=1)
-
-
-def free_port():
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class Visitor:
@@ -124,24 +105,11 @@ def elsewhere():
     server.server_close()
 
 
-def colours(height=48, width=64):
-    """uint8 (H, W, 3): a picture of normals that change slowly."""
-    y, x = torch.meshgrid(torch.linspace(-0.8, 0.8, height), torch.linspace(-0.5, 0.5, width), indexing="ij")
-    normals = torch.stack([x, y, -(1 - x.square() - y.square()).clamp_min(0.05).sqrt()])
-    return normals_to_rgb(normals).permute(1, 2, 0).numpy()
-
-
-def photo(picture=None, kind="PNG"):
-    file = io.BytesIO()
-    Image.fromarray(colours() if picture is None else picture).save(file, kind)
-    return file.getvalue()
-
-
 def test_a_photo_is_answered(visitor):
     view = visitor.view(photo(), "a b.png")
     assert 'data-name="a b.png"' in view
-    np.testing.assert_allclose(visitor.picture(view, "normals").astype(int), colours(), atol=1)
-    assert np.abs(visitor.picture(view, "photo").astype(int) - colours()).mean() < 2
+    np.testing.assert_allclose(visitor.picture(view, "normals").astype(int), coloured(), atol=1)
+    assert np.abs(visitor.picture(view, "photo").astype(int) - coloured()).mean() < 2
 
 
 @pytest.mark.parametrize(("function", "suffix", "degrees"), [(1, "png", 0.4), (3, "png", 0.002), (5, "npy", 1e-3)])
@@ -153,7 +121,7 @@ def test_a_download_has_the_normals(visitor, tmp_path, function, suffix, degrees
     (tmp_path / file["orig_name"]).write_bytes(visitor.http.get(f"/gradio_api/file={file['path']}").content)
     # The file states its convention.
     normals, mask = read_normals(tmp_path / file["orig_name"])
-    truth, _ = rgb_to_normals(torch.from_numpy(colours()).permute(2, 0, 1))
+    truth, _ = rgb_to_normals(torch.from_numpy(coloured()).permute(2, 0, 1))
     assert mask.all()
     assert angular_error(normals, truth, dim=0).max() < degrees
 
