@@ -1,12 +1,14 @@
 """The page as a browser's requests see it."""
 
 import http.server
+import inspect
 import io
 import json
 import re
 import socket
 import threading
 from contextlib import closing, contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ import torch
 from coloured import Itself, coloured, free_port, photo
 from PIL import Image
 
+from normalkit.cli import Demo
 from normalkit.codec import read_normals, rgb_to_normals
 from normalkit.demo.page import QUEUE
 from normalkit.demo.server import serving
@@ -190,6 +193,15 @@ def test_the_queue_cannot_be_skipped_and_no_function_called_by_name(visitor):
     for path in ("run/_show", "api/_show", "run/predict", "call/_show", "call/v2/_show"):
         assert visitor.http.post(f"/gradio_api/{path}", json={"data": [None], "fn_index": 0}).status_code == 404
     assert visitor.http.get("/gradio_api/info").json() == {"named_endpoints": {}, "unnamed_endpoints": {}}
+
+
+def test_pages_elsewhere_cannot_use_it(visitor, address):
+    assert visitor.http.get("/", headers={"Host": "evil.example"}).status_code == 421
+    for origin, status in [("http://evil.example", 403), ("null", 403), (address.rstrip("/"), 200)]:
+        files = {"files": ("a.png", photo())}
+        assert visitor.http.post("/gradio_api/upload", files=files, headers={"Origin": origin}).status_code == status
+    # Others on the network reach it where that is asked for alone.
+    assert inspect.signature(serving).parameters["host"].default == Demo(Path()).host == "127.0.0.1"
 
 
 def test_the_page_asks_for_nothing_from_elsewhere(visitor):
