@@ -57,7 +57,7 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/pip
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/pip
 	@echo "setting up $(VENV) for development (some minutes the first time: PyTorch is large)"
-	@$(BIN)/python -m pip install -qq --constraint constraints.txt --editable ".[train,offline,exr,datasets,docs,dev]"
+	@$(BIN)/python -m pip install -qq --constraint constraints.txt --editable ".[train,offline,exr,datasets,demo,docs,dev]"
 	@touch $@ $(VENV)/.demo
 
 $(VENV)/.bench: pyproject.toml constraints.txt | $(BIN)/pip

@@ -3,6 +3,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -437,6 +438,21 @@ def test_a_folder_of_awkward_files(capsys, checkpoint, tmp_path, png_claiming):
     expected = predict(load_model(checkpoint), colours).permute(1, 2, 0).numpy()
     for name in ("alpha", "deep", "moving"):
         assert np.allclose(np.load(out / f"{name}.normals.npy"), expected, atol=1e-4)
+
+
+# demo
+
+
+def test_demo_says_what_is_wrong_before_it_serves(capsys, checkpoint, monkeypatch):
+    words = ("demo", "--checkpoint", checkpoint, "--port")
+    assert refused(capsys, *words, 0) == "normalkit: --port 0: wanted 1 to 65535"
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        assert f"--host 127.0.0.1 --port {port}" in refused(capsys, *words, port)
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    assert 'pip install "normalkit[demo]"' in refused(capsys, *words, port)
 
 
 # evaluate

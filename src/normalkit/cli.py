@@ -1,4 +1,4 @@
-"""The `normalkit` command, predict, evaluate, check-data, shard and so on; and what scripts share with it.
+"""The `normalkit` command, predict, demo, evaluate, check-data, shard and so on; and what scripts share with it.
 
 What a subcommand needs is imported when it runs, so that `--help` answers at once.
 """
@@ -130,6 +130,27 @@ class Predict:
         else:
             image = read_image(source)
             outputs.write_photo(source, result, image, normals_of(image))
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Serve a page for the browser: drop a photo, see its normals, move a light over it."""
+
+    checkpoint: Path
+    """Folder of a trained model."""
+    host: str = "127.0.0.1"
+    """Address to listen on; the default is reached from this machine alone, and there is no password."""
+    port: int = 7860
+    """Port to listen on."""
+    device: Device = "cpu"
+
+    def run(self) -> int:
+        """Do it, until Ctrl-C."""
+        from normalkit.demo import serve
+        from normalkit.models.checkpoint import load_model
+
+        serve(load_model(self.checkpoint, device=_checked_device(self.device)), host=self.host, port=self.port)
+        return 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -362,6 +383,7 @@ class Info:
 
 Command = (
     Annotated[Predict, tyro.conf.subcommand("predict")]
+    | Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[CheckData, tyro.conf.subcommand("check-data")]
     | Annotated[Shard, tyro.conf.subcommand("shard")]
