@@ -6,7 +6,8 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,9 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from normalkit import geometry
+
+if TYPE_CHECKING:
+    from normalkit.models.hub import HubOptions
 
 __all__ = ["ImageModel", "NormalEstimator"]
 
@@ -60,11 +64,11 @@ class ImageModel(nn.Module):
         metadata: Mapping[str, Any] | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        """Write the weights and the config to a folder: `normalkit.models.checkpoint.save_model`.
+        """Write the weights, the config and a card to a folder: `normalkit.models.checkpoint.save_model`.
 
         Args:
             folder: The folder to write or replace; its parent must exist.
-            metadata: More entries for `config.json`, such as the training data.
+            metadata: More entries for `config.json`, such as the training data; the card shows `data` and `metrics`.
             dtype: Floating point for the weights in the file; None for the model's own.
         """
         from normalkit.models.checkpoint import save_model
@@ -72,23 +76,78 @@ class ImageModel(nn.Module):
         save_model(folder, self, metadata=metadata, dtype=dtype)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, *, device: str | torch.device = "cpu") -> Self:
+    def from_pretrained(
+        cls, source: str | Path, *, device: str | torch.device = "cpu", **hub: Unpack[HubOptions]
+    ) -> Self:
         """Load a model of this class: `normalkit.models.checkpoint.load_model`.
 
         Args:
-            folder: A folder written by `save_pretrained`.
+            source: A folder written by `save_pretrained`, or `owner/name` of a model on the Hub.
             device: Where to put it.
+            hub: `revision`, `cache_dir`, `token` and `local_files_only`, as `normalkit.models.hub.find_checkpoint`
+                takes them.
 
         Returns:
             The model, in eval mode.
 
         Raises:
             ValueError: The folder holds a model of another class, or is no valid checkpoint.
-            OSError: The folder, or a file in it, is missing or cannot be read.
+            OSError: The folder, or a file in it, is missing or cannot be read; or the Hub has no such model, or
+                cannot be reached.
         """
         from normalkit.models.checkpoint import load_as
 
-        return load_as(cls, folder, device=device)
+        return load_as(cls, source, device=device, **hub)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        dtype: torch.dtype | None = None,
+        commit_message: str = "Push model using normalkit",
+        private: bool | None = None,
+        token: str | bool | None = None,
+        branch: str | None = None,
+        create_pr: bool = False,
+    ) -> str:
+        """Upload what `save_pretrained` writes to the Hugging Face Hub.
+
+        Figures that a checkpoint has do not go with the loaded model: `normalkit.models.hub.upload_checkpoint` uploads
+        the checkpoint's folder with them.
+
+        Args:
+            repo_id: `owner/name`, or a name of yours; the repository is made if there is none.
+            metadata: As `save_pretrained` takes them.
+            dtype: As `save_pretrained` takes it.
+            commit_message: As `normalkit.models.hub.upload_checkpoint` takes it, and so the rest.
+            private: Whether a new repository is private.
+            token: One that may write.
+            branch: The branch to commit to.
+            create_pr: Open a pull request instead of committing.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            PermissionError: The token may not write there, or there is none.
+            OSError: The Hub cannot be reached, or refuses.
+            ValueError: `repo_id` is no name of a repository, or what `save_pretrained` refuses.
+        """
+        from normalkit.models.hub import upload_checkpoint
+
+        with TemporaryDirectory() as temporary:
+            folder = Path(temporary, "model")
+            self.save_pretrained(folder, metadata=metadata, dtype=dtype)
+            return upload_checkpoint(
+                folder,
+                repo_id,
+                commit_message=commit_message,
+                private=private,
+                token=token,
+                branch=branch,
+                create_pr=create_pr,
+            )
 
 
 class NormalEstimator(ImageModel, ABC):

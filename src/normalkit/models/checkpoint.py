@@ -1,4 +1,4 @@
-"""Models on disk: a folder with `model.safetensors` and `config.json`, and never a pickle."""
+"""Models on disk: a folder with `model.safetensors`, `config.json` and a card, `README.md`; and never a pickle."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 import torch
 from safetensors import SafetensorError
@@ -19,7 +19,9 @@ from normalkit.files import atomic_folder, recover_folder
 from normalkit.geometry import Convention
 from normalkit.models.base import ImageModel, NormalEstimator
 from normalkit.models.bilinear import BilinearNormals
+from normalkit.models.card import model_card
 from normalkit.models.cifar import BaseNet, ImprovedNet
+from normalkit.models.hub import CARD, CONFIG, WEIGHTS, HubOptions, find_checkpoint
 from normalkit.models.smp import SMPNormals
 from normalkit.models.unet import UNetNormals
 
@@ -35,9 +37,6 @@ MODELS: dict[str, type[ImageModel]] = {
 }
 """The classes that a checkpoint may name."""
 
-WEIGHTS = "model.safetensors"
-CONFIG = "config.json"
-
 
 def save_model(
     folder: str | Path,
@@ -52,7 +51,7 @@ def save_model(
         folder: The folder to write or replace; its parent must exist.
         model: A model of a class that `MODELS` lists.
         metadata: More entries for `config.json`: training data, metrics, the command. A figure that is not
-            finite is written as null, since JSON has no NaN.
+            finite is written as null, since JSON has no NaN. The card shows `data` and `metrics`.
         dtype: Floating point for the weights in the file: `torch.float16` takes half the space, and a loaded model
             has float32 again. None for the model's own.
 
@@ -72,7 +71,7 @@ def write_model(
     metadata: Mapping[str, Any] | None = None,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Write a model's two files into an open folder, such as that of `atomic_folder`, beside others.
+    """Write a model's files into an open folder, such as that of `atomic_folder`, beside others.
 
     Args:
         folder: An existing folder.
@@ -104,8 +103,9 @@ def write_model(
     taken = sorted(header.keys() & metadata.keys())
     if taken:
         raise ValueError(f"metadata: the format has taken {', '.join(taken)}; choose other names")
+    header = _finite({**header, **metadata})
     try:
-        text = json.dumps(_finite({**header, **metadata}), indent=2, allow_nan=False)
+        text = json.dumps(header, indent=2, allow_nan=False)
     except TypeError as error:
         raise TypeError(
             f"metadata: {error}; wanted strings, numbers, booleans, None, lists and dictionaries"
@@ -114,6 +114,8 @@ def write_model(
     # Not `save_file`, which hides the system's reason for a failed write, and lets no one else read the file.
     Path(folder, WEIGHTS).write_bytes(save(weights, metadata={"format": "pt"}))
     Path(folder, CONFIG).write_text(text + "\n", encoding="utf-8")
+    card = model_card(header, parameters=sum(parameter.numel() for parameter in model.parameters()))
+    Path(folder, CARD).write_text(card, encoding="utf-8")
 
 
 def _stored(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
@@ -160,45 +162,53 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     return dict(config)
 
 
-def load_model(folder: str | Path, *, device: str | torch.device = "cpu") -> NormalEstimator:
-    """Build a saved normal estimator and load its weights; nothing is downloaded and no code in the files is run.
+def load_model(source: str | Path, *, device: str | torch.device = "cpu", **hub: Unpack[HubOptions]) -> NormalEstimator:
+    """Build a saved normal estimator and load its weights; no code in the files is run.
+
+    Of a local folder nothing is downloaded; of a model on the Hub its own weights, and never the encoder's from timm.
 
     Args:
-        folder: A folder that `save_model` wrote.
+        source: A folder that `save_model` wrote; or `owner/name` of a model on the Hub, where there is no such folder.
         device: Where to put the model.
+        hub: `revision`, `cache_dir`, `token` and `local_files_only`, as `normalkit.models.hub.find_checkpoint` takes
+            them.
 
     Returns:
         The model, in eval mode.
 
     Raises:
-        FileNotFoundError: The folder or one of its files is missing.
+        FileNotFoundError: The folder or one of its files is missing, or the Hub has no such model.
+        OSError: The Hub cannot be reached.
         ValueError: A file is damaged, the weights are not those of the model which the config describes, or that is
             no normal estimator.
     """
-    return NormalEstimator.from_pretrained(folder, device=device)
+    return NormalEstimator.from_pretrained(source, device=device, **hub)
 
 
-def load_as(kind: type[M], folder: str | Path, *, device: str | torch.device = "cpu") -> M:
+def load_as(kind: type[M], source: str | Path, *, device: str | torch.device = "cpu", **hub: Unpack[HubOptions]) -> M:
     """Load a saved model of a class, or of one of its subclasses: what `from_pretrained` calls.
 
     Args:
         kind: Such as `ImageModel`, for whatever the folder holds.
-        folder: A folder that `save_model` wrote.
+        source: As `load_model` takes it.
         device: Where to put the model.
+        hub: As `load_model` takes them.
 
     Returns:
         The model, in eval mode.
 
     Raises:
-        FileNotFoundError: The folder or one of its files is missing.
+        FileNotFoundError: The folder or one of its files is missing, or the Hub has no such model.
+        OSError: The Hub cannot be reached.
         ValueError: The folder holds a model of another class, a file is damaged, or the weights are not those of the
             model which the config describes.
     """
+    folder = find_checkpoint(source, **hub)
     header = read_config(folder)
     found = MODELS[header["model"]]
     if not issubclass(found, kind):
         raise ValueError(
-            f"{folder}: holds a {found.__name__}, not a {kind.__name__}; use {found.__name__}.from_pretrained"
+            f"{source}: holds a {found.__name__}, not a {kind.__name__}; use {found.__name__}.from_pretrained"
         )
     path = Path(folder, WEIGHTS)
     if not path.is_file():
@@ -260,7 +270,7 @@ def _check_header(path: Path, config: object) -> None:
         )
 
 
-def _finite(value: object) -> object:
+def _finite(value: Any) -> Any:
     """The same, with None for numbers that are not finite."""
     if isinstance(value, Mapping):
         return {key: _finite(entry) for key, entry in value.items()}
