@@ -13,7 +13,9 @@ from urllib.parse import unquote, urlsplit
 import huggingface_hub
 import pytest
 
-API = re.compile(r"/api/models/(?P<repo>[^/]+/[^/]+)(?:/(?P<verb>revision|preupload|commit|branch|tree)/(?P<rev>[^/?]+))?")
+API = re.compile(
+    r"/api/models/(?P<repo>[^/]+/[^/]+)(?:/(?P<verb>revision|preupload|commit|branch|tree)/(?P<rev>[^/?]+))?"
+)
 FILE = re.compile(r"/(?P<repo>[^/]+/[^/]+)/resolve/(?P<rev>[^/]+)/(?P<file>.+)")
 
 

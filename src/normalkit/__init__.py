@@ -33,6 +33,8 @@ __all__ = [
     "angular_loss",
     "convert_normals",
     "depth_to_normals",
+    "export_onnx",
+    "export_program",
     "guess_convention",
     "load_model",
     "normals_to_rgb",
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     from normalkit.data.published import PublishedNormals
     from normalkit.data.rgbd import RGBDNormals
     from normalkit.data.synthetic.rooms import SyntheticRooms
+    from normalkit.export import export_onnx, export_program
     from normalkit.geometry import Convention, angular_error, convert_normals, depth_to_normals, rotate_normals
     from normalkit.inference import predict
     from normalkit.losses import AngularLoss, angular_loss
@@ -90,6 +93,8 @@ else:
         "angular_loss": "losses",
         "convert_normals": "geometry",
         "depth_to_normals": "geometry",
+        "export_onnx": "export",
+        "export_program": "export",
         "guess_convention": "axes",
         "load_model": "models.checkpoint",
         "normals_to_rgb": "codec",

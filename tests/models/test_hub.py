@@ -131,7 +131,7 @@ def test_a_folder_comes_before_the_hub(hub, folder, monkeypatch):
 @pytest.mark.parametrize("source", ["runs/2026/best", "best", "./best", "../best", "/runs/best", "runs/", "~/best"])
 def test_only_owner_and_name_ask_the_hub(hub, source, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match="there is no such folder$"):
+    with pytest.raises(FileNotFoundError, match=r"there is no such folder$"):
         load_model(source)
     assert hub.requests == []
 
@@ -148,9 +148,9 @@ def test_a_path_never_asks_the_hub(hub, tmp_path, monkeypatch):
 def test_what_the_hub_lacks_is_named_with_the_mend(hub, pushed, cache):
     with pytest.raises(FileNotFoundError, match="me/cats: there is no such folder here, and the Hub has no such model"):
         load_model("me/cats", cache_dir=cache)
-    with pytest.raises(FileNotFoundError, match="me/rooms: .*no revision='v9'; give a branch, tag or commit"):
+    with pytest.raises(FileNotFoundError, match=r"me/rooms: .*no revision='v9'; give a branch, tag or commit"):
         load_model(pushed, cache_dir=cache, revision="v9")
-    with pytest.raises(FileNotFoundError, match="me/rooms: .*downloaded before; leave out local_files_only"):
+    with pytest.raises(FileNotFoundError, match=r"me/rooms: .*downloaded before; leave out local_files_only"):
         load_model(pushed, cache_dir=cache, local_files_only=True)
     del hub.repos[pushed]["main"]["model.safetensors"]
     with pytest.raises(FileNotFoundError, match=r"me/rooms: the model on the Hub has no model\.safetensors, so"):
@@ -166,7 +166,7 @@ def test_a_model_of_another_class_is_refused_by_its_name_on_the_hub(hub, pushed,
 
 
 def test_a_folder_has_no_revision(folder):
-    with pytest.raises(ValueError, match="revision='main': .*best is a local folder, which has none; leave it out"):
+    with pytest.raises(ValueError, match=r"revision='main': .*best is a local folder, which has none; leave it out"):
         load_model(folder, revision="main")
 
 

@@ -229,7 +229,7 @@ class NormalEstimator(ImageModel, ABC):
         raw = _crop(self.raw_map(images), height, width)
         if raw.dtype != torch.float64:
             raw = raw.float()
-        if raw.shape[-2:] != size:
+        if self._rescales(raw.shape[-2:], size):
             raw = functional.interpolate(raw, size, mode="bilinear", align_corners=False)
         if not (self.normalize if normalize is None else normalize):
             return raw
@@ -240,10 +240,18 @@ class NormalEstimator(ImageModel, ABC):
         if self.resolution is None:
             return images
         sides = images.shape[-2:]
-        size = [max(round(side * self.resolution / max(sides)), 1) for side in sides]
-        if size == list(sides):
+        longest = torch.sym_max(*sides)
+        # To the nearest, in integers: an exported program keeps the formula, for sizes that it does not know yet.
+        size: list[Any] = [torch.sym_max((2 * side * self.resolution + longest) // (2 * longest), 1) for side in sides]
+        if not self._rescales(sides, size):
             return images
         return functional.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
+
+    def _rescales(self, before: Sequence[int], after: Sequence[int]) -> bool:
+        # An exported program has one way for every size; scaled to its own, a map stays what it is.
+        if torch.compiler.is_exporting():
+            return self.resolution is not None
+        return tuple(before) != tuple(after)
 
     @abstractmethod
     def raw_map(self, images: Tensor) -> Tensor:

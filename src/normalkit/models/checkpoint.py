@@ -32,6 +32,9 @@ M = TypeVar("M", bound=ImageModel)
 FORMAT = 1
 """The layout of `config.json`; raised when an older reader would misread it."""
 
+HEADER = ("format", "normalkit", "model", "config", "convention")
+"""What `config.json` always has; its other entries are metadata."""
+
 MODELS: dict[str, type[ImageModel]] = {
     model.__name__: model for model in (UNetNormals, BilinearNormals, SMPNormals, BaseNet, ImprovedNet)
 }
