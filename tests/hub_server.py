@@ -152,7 +152,9 @@ def serving(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     constants = huggingface_hub.constants
     monkeypatch.setattr(constants, "ENDPOINT", hub.address)
     template = hub.address + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    # Old clients read the second.
+    for module in (constants, huggingface_hub.file_download):
+        monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
     try:
         yield hub
     finally:

@@ -156,7 +156,10 @@ def _check_windows(network: ImageModel) -> None:
         raise ValueError(_refusal(network, ValueError("its windows of attention need it as a number"), free=True))
 
 
-def _refusal(network: ImageModel, error: Exception, *, free: bool) -> str:
+def _refusal(network: ImageModel, error: BaseException, *, free: bool) -> str:
+    # The first error in the chain is the one that names the operator.
+    while error.__cause__ is not None:
+        error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     # Of violated constraints torch lists each behind a dash, below a heading.
     reason = next((line for line in lines if line.startswith("- ")), lines[0]).removeprefix("- ")
@@ -231,10 +234,18 @@ def _check(file: Path, network: ImageModel, size: tuple[int, int] | None) -> flo
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    free = isinstance(network, NormalEstimator) and size is None
+    # Its errors have no common class but this: of an operator that it lacks, or shapes that hold for the example alone.
+    try:
+        session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        trials = [
+            (images, torch.from_numpy(session.run(None, {"images": images.numpy()})[0]))
+            for images in _trial_images(network, size)
+        ]
+    except Exception as error:
+        raise ValueError(_refusal(network, error, free=free)) from error
     largest = 0.0
-    for images in _trial_images(network, size):
-        found = torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+    for images, found in trials:
         difference = _difference(network, images, found)
         if not difference <= TOLERANCE:
             raise ValueError(
