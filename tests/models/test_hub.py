@@ -3,13 +3,17 @@
 import json
 import re
 import socket
+from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 import yaml
 from hub_server import serving
+from PIL import Image
 
 from normalkit import BaseNet, BilinearNormals, SMPNormals, UNetNormals, load_model
+from normalkit.cli import main
 from normalkit.models import ImageModel
 from normalkit.models.checkpoint import read_config, save_model
 from normalkit.models.hub import find_checkpoint, upload_checkpoint
@@ -119,6 +123,18 @@ def test_a_private_model_is_loaded_with_a_token(hub, pushed, cache):
     assert isinstance(load_model(pushed, cache_dir=cache, token=hub.token), UNetNormals)
 
 
+def test_commands_take_a_name_on_the_hub(hub, pushed, cache, monkeypatch, capsys):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
+    with pytest.raises(SystemExit, match="0"):
+        main(["info", pushed])
+    assert "UNetNormals" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="1"):
+        main(["info", "me/cats"])
+    assert capsys.readouterr().err.startswith(
+        "normalkit: me/cats: there is no such folder here, and the Hub has no such"
+    )
+
+
 def test_a_folder_comes_before_the_hub(hub, folder, monkeypatch):
     monkeypatch.chdir(folder.parent.parent)
     assert isinstance(load_model(f"{folder.parent.name}/best"), UNetNormals)
@@ -138,8 +154,6 @@ def test_only_owner_and_name_ask_the_hub(hub, source, tmp_path, monkeypatch):
 
 def test_a_path_never_asks_the_hub(hub, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    from pathlib import Path
-
     with pytest.raises(FileNotFoundError, match=r"runs/best: there is no such folder$"):
         load_model(Path("runs/best"))
     assert hub.requests == []
@@ -257,8 +271,6 @@ def test_a_card_without_figures_says_so(metadata, tmp_path):
 def test_the_card_s_snippet_runs(folder, monkeypatch):
     monkeypatch.chdir(folder.parent)
     (snippet,) = re.findall(r"```python\n(.*?)```", card(folder)[1], re.DOTALL)
-    from PIL import Image
-
     Image.new("RGB", (20, 10)).save("photo.jpg")
     names = {}
     exec(snippet.replace("OWNER/NAME", "best"), names)
