@@ -11,7 +11,7 @@ import normalkit
 from normalkit import BaseNet, BilinearNormals, ImprovedNet, SMPNormals, UNetNormals, export, load_model, save_model
 from normalkit.cli import main
 from normalkit.export import export_onnx, export_program
-from normalkit.models import NormalEstimator
+from normalkit.models import NormalEstimator, base
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -180,6 +180,16 @@ def resolution_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("onnx") / "model.onnx"
     export_onnx(Colours(resolution=64), path)
     return path
+
+
+@pytest.mark.slow
+def test_scaling_down_is_checked_too(tmp_path, monkeypatch):
+    right = base._antialiasing
+    monkeypatch.setattr(
+        base, "_antialiasing", lambda before, after, images: right(before, after, images) + before // 100
+    )
+    with pytest.raises(ValueError, match=r"for images \(4, 3, 127, 65\) its ONNX file answers otherwise"):
+        export_onnx(Colours(resolution=64), tmp_path / "model.onnx")
 
 
 def test_a_classifier_has_scores_and_no_axes(tmp_path):

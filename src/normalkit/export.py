@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib
+import io
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -181,7 +183,9 @@ def _onnx_model(network: ImageModel, program: ExportedProgram) -> ModelProto:
         )
     output = "normals" if isinstance(network, NormalEstimator) else "scores"
     try:
-        converted = torch.onnx.export(program, verbose=False, input_names=["images"], output_names=[output])
+        # onnxscript prints what it simplified.
+        with contextlib.redirect_stdout(io.StringIO()):
+            converted = torch.onnx.export(program, verbose=False, input_names=["images"], output_names=[output])
     except torch.onnx.errors.OnnxExporterError as error:
         raise ValueError(_refusal(network, error, free=False)) from error
     assert converted is not None
@@ -258,11 +262,14 @@ def _check(file: Path, network: ImageModel, size: tuple[int, int] | None) -> flo
 
 
 def _trial_images(network: ImageModel, size: tuple[int, int] | None) -> Iterator[Tensor]:
-    """Batches of noise: with padding and without, of one stride and of several; or of the one size."""
+    """Batches of noise: with padding and without, of one stride and of several, scaled up and down; or of one size."""
     sizes = [_example_size(network, size)] * 2
     if isinstance(network, NormalEstimator) and size is None:
         stride = network.stride
         sizes = [(2 * stride, stride), (stride + stride // 2 - 1, 3 * stride - 1), (1, 2 * stride + 1)]
+        if network.resolution is not None:
+            # The others may all be smaller than it.
+            sizes.append((2 * network.resolution - 1, network.resolution + 1))
     generator = torch.Generator().manual_seed(0)
     for batch, sides in enumerate(sizes, start=1):
         yield torch.rand(batch, 3, *sides, generator=generator)

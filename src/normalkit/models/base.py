@@ -245,6 +245,9 @@ class NormalEstimator(ImageModel, ABC):
         size: list[Any] = [torch.sym_max((2 * side * self.resolution + longest) // (2 * longest), 1) for side in sides]
         if not self._rescales(sides, size):
             return images
+        if torch.compiler.is_exporting():
+            down, across = (_antialiasing(*ends, images) for ends in zip(sides, size, strict=True))
+            return down @ images @ across.T
         return functional.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
 
     def _rescales(self, before: Sequence[int], after: Sequence[int]) -> bool:
@@ -299,6 +302,18 @@ def _crop(raw: Tensor, height: int, width: int) -> Tensor:
     # A slice would make the exported program hold only for sides that are not multiples of the stride.
     rows, columns = (torch.arange(side, device=raw.device) for side in (height, width))
     return raw.index_select(-2, rows).index_select(-1, columns)
+
+
+def _antialiasing(before: int, after: int, images: Tensor) -> Tensor:
+    """Along one axis what `interpolate(mode="bilinear", antialias=True)` does, as a matrix (after, before).
+
+    For exported programs: of `interpolate` itself onnxscript before 0.7 makes a file that weighs the border wrongly.
+    """
+    scale = before / after
+    places, centres = (torch.arange(side, dtype=images.dtype, device=images.device) + 0.5 for side in (before, after))
+    away = (places - scale * centres[:, None]).abs() / torch.sym_max(scale, 1.0)
+    weights = (1 - away).clamp(min=0)
+    return weights / weights.sum(1, keepdim=True)
 
 
 def _channel_statistics(name: str, numbers: Sequence[float]) -> list[float]:
