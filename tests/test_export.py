@@ -19,7 +19,7 @@ pytest.importorskip("onnxscript")
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-# The smallest of each named family; BatchNorm-free, channels-last and "SAME"-padded ones are among them.
+# The smallest of each named family but Swin.
 FAMILIES = [
     "test_resnet",
     "regnetx_002",

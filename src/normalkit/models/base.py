@@ -307,7 +307,7 @@ def _crop(raw: Tensor, height: int, width: int) -> Tensor:
 def _antialiasing(before: int, after: int, images: Tensor) -> Tensor:
     """Along one axis what `interpolate(mode="bilinear", antialias=True)` does, as a matrix (after, before).
 
-    For exported programs: of `interpolate` itself onnxscript before 0.7 makes a file that weighs the border wrongly.
+    For exported programs: of `interpolate` itself onnxscript 0.6 makes a file that weighs the border wrongly.
     """
     scale = before / after
     places, centres = (torch.arange(side, dtype=images.dtype, device=images.device) + 0.5 for side in (before, after))
