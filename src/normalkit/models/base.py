@@ -311,7 +311,7 @@ def _antialiasing(before: int, after: int, images: Tensor) -> Tensor:
     """
     scale = before / after
     places, centres = (torch.arange(side, dtype=images.dtype, device=images.device) + 0.5 for side in (before, after))
-    away = (places - scale * centres[:, None]).abs() / torch.sym_max(scale, 1.0)
+    away: Tensor = (places - scale * centres[:, None]).abs() / torch.sym_max(scale, 1.0)
     weights = (1 - away).clamp(min=0)
     return weights / weights.sum(1, keepdim=True)
 
