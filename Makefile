@@ -8,7 +8,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-lowest lint types docs bench clean
+.PHONY: help demo test test-slow test-lowest lint types docs bench dist clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -37,6 +37,12 @@ docs: $(VENV)/.dev ## the documentation, in site/
 
 bench: $(VENV)/.dev ## every benchmark, each with its peer beside it
 	$(BIN)/python benchmarks/run_all.py
+
+dist: $(VENV)/.dev ## wheel and sdist in dist/, of the version that git's tags give
+	@$(BIN)/python -m pip install -qq --constraint constraints.txt --editable ".[release]"
+	rm -rf dist
+	$(BIN)/python -m build --quiet
+	$(BIN)/python -m twine check --strict dist/*
 
 clean: ## remove what the targets wrote, except the environments and runs/
 	rm -rf build dist site demo .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -284,6 +284,26 @@ def test_evaluate_refuses_before_it_begins(capsys, checkpoint, recording, tmp_pa
     assert re.search(message, line)
 
 
+def test_shards_score_as_the_recording_does(capsys, checkpoint, recording, tmp_path):
+    out = tmp_path / "shards"
+    code, lines, _ = run(capsys, "shard", recording, "--out", out, "--samples-per-shard", 2, "--format", "npy")
+    assert (code, lines[-1].split(",")[0]) == (0, f"{out}: 3 samples in 2 shards")
+    figures = [
+        run(capsys, "evaluate", "--checkpoint", checkpoint, "--data", data)[1] for data in (recording, f"{out}/")
+    ]
+    assert figures[0] == figures[1]
+    code, lines, _ = run(capsys, "shard", recording, "--out", tmp_path / "parts", "--part", 0, 2)
+    assert (code, lines[-1]) == (0, f"{tmp_path / 'parts'}: 3 samples in 1 shards, {lines[-1].split(', ')[-1]}")
+    code, lines, _ = run(
+        capsys, "shard", recording, "--out", tmp_path / "half", "--part", 1, 2, "--samples-per-shard", 2
+    )
+    assert lines[-1] == f"{tmp_path / 'half'}: part 1 of 2 is written; others are not yet"
+    line = refused(capsys, "shard", recording, "--out", out)
+    assert "have samples_per_shard=2, this writing 1000; use the same data and options" in line
+    line = refused(capsys, "evaluate", "--checkpoint", checkpoint, "--data", tmp_path / "half")
+    assert "not all written; run the same `normalkit shard` again" in line
+
+
 @pytest.mark.filterwarnings("ignore:.*figures will not compare:UserWarning")
 def test_evaluate_scores_a_released_data_set(capsys, checkpoint, tmp_path):
     """Pooled over the valid pixels of the test split alone, against numpy."""
@@ -425,7 +445,7 @@ def test_help_comes_without_loading_the_library():
     words = [sys.executable, "-X", "importtime", "-m", "normalkit.cli", "--help"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0
-    for word in ("predict", "evaluate", "check-data", "depth-to-normals", "info"):
+    for word in ("predict", "evaluate", "check-data", "shard", "depth-to-normals", "info"):
         assert word in done.stdout
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "tyro" in loaded

@@ -17,6 +17,7 @@ from PIL import Image
 
 from normalkit.codec import normals_to_rgb, read_normals, rgb_to_normals, stated_convention, write_normals
 from normalkit.geometry import Convention
+from normalkit.images import FileBytes
 
 needs_exr = pytest.mark.skipif(importlib.util.find_spec("OpenEXR") is None, reason="the extra exr is not installed")
 needs_h5py = pytest.mark.skipif(importlib.util.find_spec("h5py") is None, reason="the extra datasets is not installed")
@@ -525,3 +526,16 @@ def test_real_labels(real_data):
     rgb = cv2.imread(str(paths[0]))[..., ::-1].astype(np.float64)
     assert np.array_equal(mask.numpy(), rgb.any(-1))
     assert degrees(normals.permute(1, 2, 0), rgb / 127.5 - 1, axis=-1)[mask.numpy()].max() < 1e-4
+
+
+def test_normals_in_memory_are_read_as_the_file_is(tmp_path):
+    normals = torch.tensor([0.0, 0.6, -0.8]).view(3, 1, 1).expand(3, 4, 5)
+    for name in ("a.png", "a.npy"):
+        write_normals(tmp_path / name, normals, convention=Convention.TASKONOMY)
+        data = FileBytes(f"shard/{name}", (tmp_path / name).read_bytes())
+        for ours, theirs in zip(read_normals(data), read_normals(tmp_path / name), strict=True):
+            assert torch.equal(ours, theirs)
+        with pytest.raises(ValueError, match=rf"shard/{name}: the file says that its convention is TASKONOMY"):
+            read_normals(data, convention="DSINE")
+    with pytest.raises(ValueError, match=r"shard/a\.exr: normals are kept in \.png or \.npy"):
+        read_normals(FileBytes("shard/a.exr", b"v/1"), convention="OPENCV")

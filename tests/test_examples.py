@@ -18,6 +18,7 @@ from normalkit.codec import read_normals, write_normals
 from normalkit.data import RGBDNormals
 from normalkit.inference import predict
 from normalkit.models.checkpoint import load_model, read_config
+from normalkit.uncertainty import estimate
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "surface_normals"
 TINY = ["--encoder", "test_resnet", "--pretrained", "False", "--workers", "0"]
@@ -331,6 +332,22 @@ def test_demo_draws_trains_scores_and_keeps_what_is_there(tmp_path, capsys):
     assert (out / "best" / "model.safetensors").stat().st_mtime_ns == before
     assert run("demo", *words, "--epochs", "2") == 1
     assert "has epochs=1, this one 2; use the same, or another folder" in capsys.readouterr().err
+
+
+def test_pretrain_draws_rooms_once_and_says_how_sure_it_is(tmp_path, capsys):
+    words = ["--rooms", tmp_path / "rooms", "--out", tmp_path / "run", "--count", 4, "--held-out", 2]
+    words += ["--height", 24, "--width", 32, "--resolution", 32, "--batch-size", 2, "--settings.epochs", 1, *TINY]
+    words += ["--decoder-channels", *[8] * 5]
+    assert run("pretrain", *words) == 0
+    said = json.loads((tmp_path / "run/rooms.json").read_text())
+    model = load_model(tmp_path / "run/model")
+    assert model.concentration == pytest.approx(said["concentration"])
+    normals, degrees = estimate(model, torch.rand(1, 3, 30, 40))
+    assert (normals.shape, degrees.shape) == ((1, 3, 30, 40), (1, 30, 40))
+    assert f"concentration {said['concentration']:.3f}" in capsys.readouterr().out
+    drawn = {path: path.stat().st_mtime_ns for path in (tmp_path / "rooms").rglob("*.*")}
+    assert run("pretrain", *words, "--resume") == 0
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "rooms").rglob("*.*")} == drawn
 
 
 def test_visualize_draws_photos_and_reports_on_frames(trained, recording, tmp_path, capsys):

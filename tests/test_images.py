@@ -12,7 +12,16 @@ import torch
 from PIL import Image
 
 from normalkit import images
-from normalkit.images import read_depth, read_hdf5, read_image, read_intrinsics, read_mask
+from normalkit.images import (
+    FileBytes,
+    read_depth,
+    read_hdf5,
+    read_image,
+    read_intrinsics,
+    read_mask,
+    read_npy,
+    read_png,
+)
 
 needs_exr = pytest.mark.skipif(importlib.util.find_spec("OpenEXR") is None, reason="the extra exr is not installed")
 
@@ -490,3 +499,28 @@ def test_real_frames(real_data):
     colour = read_image(str(frames[0]).replace("depth.png", "color.jpg"))
     assert colour.shape == (3, *oracle.shape)
     assert read_intrinsics(next((real_data / "red_kitchen").rglob("camera-intrinsics.txt")))[2].tolist() == [0, 0, 1]
+
+
+# In memory
+
+
+def test_what_is_in_memory_reads_as_the_file_does(tmp_path):
+    draw = np.random.default_rng(0)
+    colours = draw.integers(0, 65536, (5, 7, 3), np.uint16)
+    cv2.imwrite(str(tmp_path / "colours.png"), colours)
+    Image.fromarray(draw.integers(0, 256, (5, 7, 3), np.uint8)).save(tmp_path / "photo.jpg")
+    with open(tmp_path / "values.npy", "wb") as file:
+        np.save(file, np.asfortranarray(draw.normal(size=(2, 3, 4))))
+        np.save(file, np.array("a text"))
+    files = {path.name: FileBytes(path.name, path.read_bytes()) for path in tmp_path.iterdir()}
+    values, text = read_npy(files["values.npy"])
+    np.testing.assert_array_equal(values, np.load(tmp_path / "values.npy"))
+    assert text == "a text"
+    assert values.flags.writeable
+    np.testing.assert_array_equal(read_png(files["colours.png"])[0], colours[..., ::-1])
+    assert torch.equal(read_image(files["photo.jpg"]), read_image(tmp_path / "photo.jpg"))
+    for name, message in (("photo.jpg", "truncated or broken"), ("values.npy", "does not fit"), ("x.png", "is empty")):
+        data = files[name].data[:200] if name in files else b""
+        with pytest.raises(ValueError, match=message) as caught:
+            {"x.png": read_png, "values.npy": read_npy}.get(name, read_image)(FileBytes(name, data))
+        assert str(caught.value).startswith(name)

@@ -2,17 +2,20 @@
 
 import ast
 import importlib
+import importlib.metadata
 import inspect
 import pkgutil
 import subprocess
 import sys
 
 import pytest
+from packaging.version import Version
 
 import normalkit
 
 # A name leaves this list only with a major version.
 PUBLIC_NAMES = [
+    "AngMFLoss",
     "AngularLoss",
     "AngularMetrics",
     "BaseNet",
@@ -25,6 +28,7 @@ PUBLIC_NAMES = [
     "PublishedNormals",
     "RGBDNormals",
     "SMPNormals",
+    "ShardedNormals",
     "SurfaceNormalMetrics",
     "SurfaceNormals",
     "SyntheticRooms",
@@ -48,6 +52,7 @@ PUBLIC_NAMES = [
     "save_model",
     "surface_normal_metrics",
     "write_normals",
+    "write_shards",
 ]
 LOADED_ON_USE = [name for name in PUBLIC_NAMES if name != "__version__"]
 
@@ -79,6 +84,11 @@ def test_name_is_the_object_of_its_module(name):
     assert value.__module__ == module.__name__
     assert name in module.__all__
     assert value.__doc__
+
+
+def test_the_version_is_that_of_the_installed_package():
+    assert normalkit.__version__ == importlib.metadata.version("normalkit")
+    assert Version(normalkit.__version__) >= Version("0.1.0.dev0")
 
 
 def test_no_name_hides_a_module():

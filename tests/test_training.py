@@ -22,7 +22,9 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from normalkit.data import ShardedNormals, shard_evaluation_loader, shard_training_loader, write_shards
 from normalkit.data.loader import evaluation_loader, training_loader
+from normalkit.data.sample import make_sample
 from normalkit.losses import AngularLoss
 from normalkit.models import checkpoint
 from normalkit.models.base import NormalEstimator
@@ -1027,6 +1029,41 @@ def test_rows_that_are_no_numbers_are_refused(tmp_path, text):
             read_rows(path)
 
 
+# Shards
+
+
+def shards_of(folder, *, changed=True):
+    """The thirteen scenes in shards of five, in a folder that is written once."""
+    if not (folder / "shards").exists():
+        scenes = [make_sample(intrinsics=None, **scene) for scene in Scenes(13, changed=False)]
+        write_shards(scenes, folder / "shards", samples_per_shard=5, normals="npy", progress=False)
+    return ShardedNormals(folder / "shards", transform=jitter if changed else None)
+
+
+def jitter(sample):
+    return {**sample, "image": (sample["image"] + 0.1 * torch.rand(3, 1, 1) + 0.1 * random.random()) / 1.2}
+
+
+def shard_batches(folder):
+    shards = shards_of(folder)
+    return lambda epoch: shard_training_loader(shards, batch_size=2, epoch=epoch, seed=0, window=4, workers=0)
+
+
+def test_a_run_on_shards_goes_on_within_an_epoch(tmp_path, monkeypatch):
+    run(tmp_path / "whole", batches=shard_batches(tmp_path))
+    with pytest.raises(Interrupted):
+        run(tmp_path / "stopped", batches=shard_batches(tmp_path), loss=when(2, send(signal.SIGTERM), plain_loss))
+    assert state_of(tmp_path / "stopped")["step"] == 2
+    read = []
+    decode = ShardedNormals.decode
+    monkeypatch.setattr(ShardedNormals, "decode", lambda self, i, record: read.append(i) or decode(self, i, record))
+    run(tmp_path / "stopped", batches=shard_batches(tmp_path), resume=True)
+    # Of six batches in the first epoch two were done; none of them is read again.
+    assert len(read) == 2 * (4 + 6)
+    whole, stopped = (state_of(tmp_path / name) for name in ("whole", "stopped"))
+    assert all(torch.equal(value, stopped["model"][name]) for name, value in whole["model"].items())
+
+
 # Several processes
 
 
@@ -1107,6 +1144,29 @@ def test_one_process_that_is_stopped_stops_all_and_they_resume(tmp_path):
 def train_share_alike(rank, world, folder):
     join(rank, world, folder)
     run(folder / "run", batches=loader_of_all)
+
+
+def train_share_of_shards(rank, world, folder):
+    join(rank, world, folder)
+    plain = shards_of(folder, changed=False)
+    names = [name for batch in shard_evaluation_loader(plain, batch_size=2, workers=0) for name in batch["name"]]
+    drawn = [name for batch in shard_batches(folder)(0) for name in batch["name"]]
+    score = evaluate(Turned(), shard_evaluation_loader(plain, batch_size=2, workers=0), progress=False)
+    rows = run(folder / "run", batches=shard_batches(folder))
+    facts = {"names": names, "drawn": drawn, "score": score, "mean": rows[-1]["mean"]}
+    (folder / f"{rank}.json").write_text(json.dumps(facts))
+
+
+def test_processes_share_the_shards(tmp_path):
+    data = shards_of(tmp_path, changed=False)  # Thirteen samples, in three shards, for two.
+    in_processes(train_share_of_shards, tmp_path)
+    one, two = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    assert sorted(one["names"] + two["names"], key=int) == [str(i) for i in range(13)]
+    assert len(one["drawn"]) == len(two["drawn"]) == 6
+    assert len({*one["drawn"], *two["drawn"]}) == 12
+    alone = evaluate(Turned(), shard_evaluation_loader(data, batch_size=2, workers=0), progress=False)
+    assert one["score"] == two["score"] == pytest.approx(alone, rel=1e-7)
+    assert one["mean"] == two["mean"]
 
 
 @pytest.mark.slow

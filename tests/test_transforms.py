@@ -1,13 +1,17 @@
 """Transforms against torchvision's own on a picture of pixel numbers, and against a scene seen by the new camera."""
 
+import base64
 import copy
+import io
 import itertools
 import math
 import pickle
+import re
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image as Picture
 from torch.utils.data import DataLoader, default_collate
 from torchvision import tv_tensors
 from torchvision.transforms import v2
@@ -618,3 +622,44 @@ def test_a_camera_that_is_not_known_cannot_be_turned(sample, message):
 def test_options_out_of_range_are_named(options):
     with pytest.raises(ValueError, match=f"{next(iter(options))}=.*: wanted (degrees|a factor)"):
         RandomCameraRotation(**options)
+
+
+# In a notebook
+
+
+def shown(html):
+    """The pictures in a piece of HTML."""
+    found = re.findall(r'<img src="data:image/png;base64,([^"]+)"', html)
+    return [np.array(Picture.open(io.BytesIO(base64.b64decode(data)))) for data in found]
+
+
+def test_a_notebook_shows_normals_as_colours():
+    normals = torch.tensor([0.0, 0.0, -1.0]).view(3, 1, 1).repeat(1, 4, 6)
+    normals[:, 0, 0] = 0
+    normals[:, 1, 0] = torch.tensor([0.0, -1.0, 0.0])
+    html = SurfaceNormals(normals)._repr_html_()
+    (picture,) = shown(html)
+    assert picture.shape == (4, 6, 4)
+    assert picture[0, 1].tolist() == [128, 128, 0, 255]
+    assert picture[1, 0].tolist() == [128, 0, 128, 255]
+    assert picture[0, 0, 3] == 0
+    assert "SurfaceNormals 3 x 4 x 6, float32 on cpu, OPENCV, 95.8 % valid</div>" in html
+    assert 'width="126" height="84"' in html
+
+
+def test_a_notebook_shows_some_of_a_batch_and_fewer_pixels():
+    html = SurfaceNormals(torch.randn(10, 3, 3, 1025, dtype=torch.float16))._repr_html_()
+    assert [picture.shape for picture in shown(html)] == [(1, 342, 4)] * 8
+    assert "the first 8 drawn" in html
+
+
+@pytest.mark.parametrize("shape", [(3, 0, 4), (0, 3, 2, 2), (2, 2)])
+def test_a_notebook_shows_the_text_of_what_is_no_picture(shape):
+    assert torch.zeros(shape).as_subclass(SurfaceNormals)._repr_html_() is None
+
+
+def test_ipython_finds_the_picture():
+    formatters = pytest.importorskip("IPython.core.formatters")
+    normals = SurfaceNormals(torch.randn(3, 4, 4, requires_grad=True))
+    data, _ = formatters.DisplayFormatter().format(normals)
+    assert len(shown(data["text/html"])) == 1

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from normalkit.geometry import Convention
+from normalkit.uncertainty import sparsification
 from normalkit.visualize import (
     colour_sphere,
     comparison_grid,
@@ -18,6 +19,7 @@ from normalkit.visualize import (
     convention_grid,
     error_map,
     save_figure,
+    sparsification_figure,
     study_figure,
     training_curves,
 )
@@ -169,6 +171,20 @@ def test_grid_shows_image_truth_prediction_and_error():
         np.testing.assert_allclose(picture[3, :6].astype(int), expected, atol=1)  # rounding or truncation
     # Valid: one column of 90 degrees, one of 30, three of 0; NaN is no hit, and left out.
     assert {"desk", "mean 24.0°, median 0.0°", "no truth", "no prediction", "OPENCV axes;"} <= set(words(figure))
+
+
+@pytest.mark.parametrize("with_truth", [False, True])
+def test_grid_shows_the_error_that_the_network_expects(with_truth):
+    prediction = constant(0, 0, -1)
+    prediction[..., 3] = 0
+    expected = torch.tensor([0.0, 30, 60, 90, 150, 0, 0, 0]).expand(1, 6, 8)
+    truth = (constant(0, 0, -1),) if with_truth else ()
+    figure = comparison_grid(torch.rand(1, 3, 6, 8), prediction, *truth, expected=expected, max_error=60)
+    inferno = [tuple(round(255 * c) for c in colormaps["inferno"](x)[:3]) for x in (0.0, 0.5, 1.0)]
+    drawn = pictures(figure)[4 if with_truth else 2]
+    np.testing.assert_allclose(drawn[2, :5].astype(int), [*inferno, CYAN, inferno[2]], atol=1)
+    assert {"Expected error", "mean 41.2°", "angular error (degrees)"} <= set(words(figure))
+    assert_tidy(figure, on_pictures=("\N{MINUS SIGN}z",))
 
 
 def test_grid_says_what_it_lacks_only_where_it_does():
@@ -550,6 +566,19 @@ def test_a_study_is_tidy(panels, title):
     assert labels[3] == names[3]
 
 
+@pytest.mark.parametrize("title", [None, "A title of many words, which takes more than one line if alone"])
+def test_sparsification_is_drawn_and_tidy(title):
+    errors = torch.rand(400, generator=torch.Generator().manual_seed(0)) * 60
+    curve = sparsification(errors, errors + 20 * torch.rand(400), steps=20)
+    figure = sparsification_figure(curve, title=title)
+    assert_tidy(figure)
+    ours, best, level = figure.axes[0].lines
+    np.testing.assert_allclose(ours.get_xydata(), np.stack([100 * curve.removed, curve.error], 1), rtol=1e-6)
+    np.testing.assert_allclose(best.get_ydata(), curve.best)
+    np.testing.assert_allclose(level.get_ydata(), [float(errors.mean())] * 2, rtol=1e-5)
+    assert f"{curve.area:.2f}°" in figure.axes[0].get_title()
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
@@ -635,6 +664,7 @@ def test_save_refuses(tmp_path, name, dpi, error, message):
         lambda: training_curves(run(1)),
         lambda: confusion_matrix_figure(torch.ones(2, 2), ["a", "b"]),
         lambda: study_figure(["a"], {"loss": [[0.25]]}),
+        lambda: sparsification_figure(sparsification(torch.arange(4.0), torch.arange(4.0), steps=2)),
     ],
 )
 def test_missing_matplotlib_names_the_extra(monkeypatch, draw):

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+__version__: str
+"""Of the installed package."""
 
 __all__ = [
+    "AngMFLoss",
     "AngularLoss",
     "AngularMetrics",
     "BaseNet",
@@ -22,6 +24,7 @@ __all__ = [
     "PublishedNormals",
     "RGBDNormals",
     "SMPNormals",
+    "ShardedNormals",
     "SurfaceNormalMetrics",
     "SurfaceNormals",
     "SyntheticRooms",
@@ -45,6 +48,7 @@ __all__ = [
     "save_model",
     "surface_normal_metrics",
     "write_normals",
+    "write_shards",
 ]
 
 # The same names twice: type checkers and editors read the imports, the interpreter reads the table.
@@ -54,11 +58,13 @@ if TYPE_CHECKING:
     from normalkit.data.folder import NormalFolder
     from normalkit.data.published import PublishedNormals
     from normalkit.data.rgbd import RGBDNormals
+    from normalkit.data.sharding import write_shards
+    from normalkit.data.shards import ShardedNormals
     from normalkit.data.synthetic.rooms import SyntheticRooms
     from normalkit.export import export_onnx, export_program
     from normalkit.geometry import Convention, angular_error, convert_normals, depth_to_normals, rotate_normals
     from normalkit.inference import predict
-    from normalkit.losses import AngularLoss, angular_loss
+    from normalkit.losses import AngMFLoss, AngularLoss, angular_loss
     from normalkit.metrics import AngularMetrics, SurfaceNormalMetrics, surface_normal_metrics
     from normalkit.models.bilinear import BilinearNormals
     from normalkit.models.checkpoint import load_model, save_model
@@ -71,6 +77,7 @@ if TYPE_CHECKING:
     from normalkit.transforms import SurfaceNormals
 else:
     _HOMES = {
+        "AngMFLoss": "losses",
         "AngularLoss": "losses",
         "AngularMetrics": "metrics",
         "BaseNet": "models.cifar",
@@ -83,6 +90,7 @@ else:
         "PublishedNormals": "data.published",
         "RGBDNormals": "data.rgbd",
         "SMPNormals": "models.smp",
+        "ShardedNormals": "data.shards",
         "SurfaceNormalMetrics": "metrics",
         "SurfaceNormals": "transforms",
         "SyntheticRooms": "data.synthetic.rooms",
@@ -105,15 +113,22 @@ else:
         "save_model": "models.checkpoint",
         "surface_normal_metrics": "metrics",
         "write_normals": "codec",
+        "write_shards": "data.sharding",
     }
 
     def __getattr__(name: str) -> object:
         """Load a public name from its module and keep it (PEP 562)."""
-        if name not in _HOMES:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        import importlib
+        value: object
+        if name == "__version__":
+            from importlib.metadata import version
 
-        value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+            value = version(__name__)
+        elif name in _HOMES:
+            from importlib import import_module
+
+            value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+        else:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         globals()[name] = value
         return value
 

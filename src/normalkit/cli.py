@@ -19,6 +19,9 @@ from normalkit.files import atomic_file, check_writable
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.utils.data import Dataset
+
+    from normalkit.data.sample import Sample
 
 __all__ = ["find_pictures", "for_each_file", "main", "result_paths", "run_script"]
 
@@ -67,14 +70,10 @@ class Predict:
         return for_each_file(results, one)
 
 
-@dataclass(frozen=True)
-class Evaluate:
-    """Score a checkpoint on a folder of pictures with known normals."""
+@dataclass(frozen=True, kw_only=True)
+class _DataOptions:
+    """What tells the files of a data set."""
 
-    checkpoint: str
-    """Folder of a trained model; or OWNER/NAME of one on the Hugging Face Hub."""
-    data: Path
-    """A data set as it was released, an RGB-D recording, or with --images and --normals any folder of pairs."""
     dataset: DatasetName | None = None
     """Which data set it is; found out by its files if left out."""
     split: str | None = None
@@ -87,6 +86,31 @@ class Evaluate:
     """Pattern of the mask files, where 0 is invalid."""
     convention: ConventionName | None = None
     """Axes of the normal files; needed where neither these nor the data set say so."""
+
+    def open(self, data: str | Path) -> Dataset[Sample]:
+        """The data set in a folder, or at the address of shards."""
+        from normalkit.data import open_dataset
+        from normalkit.geometry import Convention
+
+        return open_dataset(
+            data,
+            dataset=self.dataset,
+            split=self.split,
+            images=self.images,
+            normals=self.normals,
+            masks=self.masks,
+            convention=None if self.convention is None else Convention[self.convention],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(_DataOptions):
+    """Score a checkpoint on a folder of pictures with known normals."""
+
+    checkpoint: str
+    """Folder of a trained model; or OWNER/NAME of one on the Hugging Face Hub."""
+    data: str
+    """A data set as it was released, an RGB-D recording, shards, or with --images and --normals any folder of pairs."""
     flip: bool = False
     """Average with the prediction for the mirrored picture."""
     per_image: bool = False
@@ -99,21 +123,12 @@ class Evaluate:
 
     def run(self) -> int:
         """Do it."""
-        from normalkit.data import evaluation_loader, open_dataset
-        from normalkit.geometry import Convention
+        from normalkit.data import evaluation_loader
         from normalkit.models.checkpoint import load_model
         from normalkit.training import evaluate, format_figures
 
         model = load_model(self.checkpoint, device=_checked_device(self.device))
-        dataset = open_dataset(
-            self.data,
-            dataset=self.dataset,
-            split=self.split,
-            images=self.images,
-            normals=self.normals,
-            masks=self.masks,
-            convention=None if self.convention is None else Convention[self.convention],
-        )
+        dataset = self.open(self.data)
         loader = evaluation_loader(dataset, batch_size=self.batch_size)
         if self.json is not None:
             check_writable(self.json.parent)
@@ -168,6 +183,47 @@ class CheckData:
             return 0
         assert report.declared is not None
         raise ValueError(f"{self.data}: its normals are said to be {report.declared.name}, but {report.evidence}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard(_DataOptions):
+    """Write a data set as tar shards, to stream from a disk or object storage; the same command goes on with it."""
+
+    data: tyro.conf.Positional[Path]
+    """A data set as it was released, an RGB-D recording, or with --images and --normals any folder of pairs."""
+    out: Path
+    """Folder of the shards; made if missing."""
+    samples_per_shard: int = 1000
+    """Shards of 100 MB to 1 GB are usual."""
+    format: Literal["png", "png16", "npy"] = "png16"
+    """Of labels that are not copied, as PNG files are: png has 8 bits a channel, png16 16; npy is float32."""
+    shuffle: int | None = None
+    """Write the samples in an order drawn with this seed, for training; the data set's own if left out."""
+    part: tuple[int, int] = (0, 1)
+    """I N writes every N-th shard from the I-th on: for N jobs that write into one folder."""
+    workers: int = 0
+    """Processes that write."""
+
+    def run(self) -> int:
+        """Do it."""
+        from normalkit.data import write_shards
+
+        dataset = self.open(self.data)
+        manifest = write_shards(
+            dataset,
+            self.out,
+            samples_per_shard=self.samples_per_shard,
+            normals=self.format,
+            shuffle=self.shuffle,
+            part=self.part,
+            workers=self.workers,
+        )
+        if manifest.shards is None:
+            print(f"{self.out}: part {self.part[0]} of {self.part[1]} is written; others are not yet")
+        else:
+            size = sum(shard.bytes for shard in manifest.shards) / 1e6
+            print(f"{self.out}: {manifest.samples} samples in {len(manifest.shards)} shards, {size:,.1f} MB")
+        return 0
 
 
 @dataclass(frozen=True)
@@ -274,6 +330,7 @@ Command = (
     Annotated[Predict, tyro.conf.subcommand("predict")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[CheckData, tyro.conf.subcommand("check-data")]
+    | Annotated[Shard, tyro.conf.subcommand("shard")]
     | Annotated[DepthToNormals, tyro.conf.subcommand("depth-to-normals")]
     | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Info, tyro.conf.subcommand("info")]

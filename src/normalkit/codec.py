@@ -16,12 +16,12 @@ from torch import Tensor
 
 from normalkit.files import atomic_file
 from normalkit.geometry import Convention, convert_normals, normalize, valid_normals
-from normalkit.images import import_exr, read_exr, read_hdf5, read_npy, read_png
+from normalkit.images import File, FileBytes, import_exr, read_exr, read_hdf5, read_npy, read_png
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["normals_to_rgb", "read_normals", "rgb_to_normals", "write_normals"]
+__all__ = ["encode_normals", "normals_to_rgb", "read_normals", "rgb_to_normals", "write_normals"]
 
 CONVENTION_KEY = "normalkit:convention"
 """The name under which files carry their convention."""
@@ -118,28 +118,59 @@ def write_normals(
     convention = Convention.parse(convention)
     if bits not in ((8, 16) if suffix == ".png" else (8,)):
         raise ValueError(f"bits={bits} for {path}: wanted 8 or 16 for .png; .npy and .exr are float32, leave bits out")
+    if suffix != ".exr":
+        data = encode_normals(normals, mask, suffix=suffix, convention=convention, bits=bits)
+        with atomic_file(os.fspath(path)) as temporary:
+            temporary.write_bytes(data)
+        return
+    unit, _ = _as_written(normals, mask, convention)
+    import_exr()
+    with atomic_file(os.fspath(path)) as temporary:
+        _save_exr(temporary, unit, convention, path)
+
+
+def encode_normals(
+    normals: Tensor,
+    mask: Tensor | None = None,
+    *,
+    suffix: str = ".png",
+    convention: Convention | str = Convention.OPENCV,
+    bits: int = 8,
+) -> bytes:
+    """What `write_normals` would write into a file.
+
+    Args:
+        normals: As for `write_normals`.
+        mask: As for `write_normals`.
+        suffix: `.png` or `.npy`.
+        convention: The axes of the file.
+        bits: 8 or 16 bits a channel of `.png`.
+
+    Raises:
+        ValueError: A shape or `convention` is none of those.
+        TypeError: A dtype is wrong.
+    """
+    convention = Convention.parse(convention)
+    unit, valid = _as_written(normals, mask, convention)
+    return _encode_png(unit, valid, convention, bits) if suffix == ".png" else _encode_npy(unit, convention)
+
+
+def _as_written(normals: Tensor, mask: Tensor | None, convention: Convention) -> tuple[Tensor, Tensor]:
+    """Unit normals in the axes of a file, and which are valid."""
     if normals.ndim != 3 or normals.numel() == 0:
         raise ValueError(f"normals has shape {tuple(normals.shape)}; wanted (3, H, W): one picture, not a batch")
     unit, valid = _unit_normals(normals.detach().cpu(), None if mask is None else mask.cpu())
-    unit = convert_normals(unit, Convention.OPENCV, convention, dim=0)
-    if suffix == ".exr":
-        import_exr()
-    with atomic_file(os.fspath(path)) as temporary:
-        if suffix == ".png":
-            temporary.write_bytes(_encode_png(unit, valid, convention, bits))
-        elif suffix == ".npy":
-            temporary.write_bytes(_encode_npy(unit, convention))
-        else:
-            _save_exr(temporary, unit, convention, path)
+    return convert_normals(unit, Convention.OPENCV, convention, dim=0), valid
 
 
-def read_normals(path: str | os.PathLike[str], *, convention: Convention | str | None = None) -> tuple[Tensor, Tensor]:
+def read_normals(path: File, *, convention: Convention | str | None = None) -> tuple[Tensor, Tensor]:
     """Read normals from a file of `write_normals`, or of anyone else.
 
     Args:
         path: `.png`, 8 or 16 bits, RGB, or RGBA with what is fully transparent invalid; `.npy`, floating point,
             (H, W, 3); `.exr` with channels R, G, B or X, Y, Z, which may have a common prefix (`Normal.X`); or
-            `.hdf5` with the array `dataset`, floating point, (H, W, 3), as Hypersim's.
+            `.hdf5` with the array `dataset`, floating point, (H, W, 3), as Hypersim's. The first two may be
+            `normalkit.images.FileBytes`.
         convention: The axes of the file. Needed where it does not carry them, as only files of `write_normals` do.
 
     Returns:
@@ -155,14 +186,15 @@ def read_normals(path: str | os.PathLike[str], *, convention: Convention | str |
     wanted = None if convention is None else Convention.parse(convention)
     values, mask, carried = _reader(path)(path)
     source = _choose_convention(path, carried, wanted)
-    vectors = torch.from_numpy(values).permute(2, 0, 1)
+    # Contiguous: sums over components that lie side by side take half as long again.
+    vectors = torch.from_numpy(values).permute(2, 0, 1).contiguous()
     if vectors.is_floating_point():
         unit, valid = _unit_normals(vectors, None)
     else:
         unit, valid = rgb_to_normals(vectors)
     if mask is not None:
         valid = valid & torch.from_numpy(mask)
-    return _where(valid, convert_normals(unit, source, Convention.OPENCV, dim=0)).contiguous(), valid
+    return _where(valid, convert_normals(unit, source, Convention.OPENCV, dim=0)), valid
 
 
 def stated_convention(path: str | os.PathLike[str]) -> Convention | None:
@@ -177,8 +209,8 @@ def stated_convention(path: str | os.PathLike[str]) -> Convention | None:
     return None if carried is None else _parse_carried(path, carried)
 
 
-def _known_suffix(path: str | os.PathLike[str], known: tuple[str, ...]) -> str:
-    suffix = Path(path).suffix.lower()
+def _known_suffix(path: File, known: tuple[str, ...]) -> str:
+    suffix = Path(str(path)).suffix.lower()
     kept = f"{', '.join(known[:-1])} or {known[-1]}"
     if suffix in (".jpg", ".jpeg", ".webp"):
         raise ValueError(f"{path}: {suffix} is lossy and turns normals by degrees; use {kept}")
@@ -187,7 +219,7 @@ def _known_suffix(path: str | os.PathLike[str], known: tuple[str, ...]) -> str:
     return suffix
 
 
-def _choose_convention(path: str | os.PathLike[str], carried: str | None, wanted: Convention | None) -> Convention:
+def _choose_convention(path: File, carried: str | None, wanted: Convention | None) -> Convention:
     if carried is None:
         if wanted is None:
             known = ", ".join(Convention.__members__)
@@ -202,14 +234,17 @@ def _choose_convention(path: str | os.PathLike[str], carried: str | None, wanted
     return source
 
 
-def _parse_carried(path: str | os.PathLike[str], carried: str) -> Convention:
+def _parse_carried(path: File, carried: str) -> Convention:
     try:
         return Convention.parse(carried)
     except ValueError as error:
         raise ValueError(f"{path}: the file's own {error}") from error
 
 
-def _reader(path: str | os.PathLike[str]) -> Callable[[str | os.PathLike[str]], _Contents]:
+def _reader(path: File) -> Callable[[Any], _Contents]:
+    if isinstance(path, FileBytes):
+        in_memory = {".png": _read_png, ".npy": _read_npy}
+        return in_memory[_known_suffix(path, tuple(in_memory))]
     readers = {".png": _read_png, ".npy": _read_npy, ".exr": _read_exr, ".hdf5": _read_hdf5}
     return readers[_known_suffix(path, tuple(readers))]
 
@@ -265,7 +300,7 @@ def _save_exr(temporary: Path, unit: Tensor, convention: Convention, path: str |
         raise OSError(f"cannot write {path}: OpenEXR failed, as on a full disk ({error}); free some space") from error
 
 
-def _read_png(path: str | os.PathLike[str]) -> _Contents:
+def _read_png(path: File) -> _Contents:
     values, info = read_png(path)
     channels = 1 if values.ndim == 2 else values.shape[2]
     if channels not in (3, 4):
@@ -274,7 +309,7 @@ def _read_png(path: str | os.PathLike[str]) -> _Contents:
     return np.ascontiguousarray(values[..., :3]), mask, info.get(CONVENTION_KEY)
 
 
-def _read_npy(path: str | os.PathLike[str]) -> _Contents:
+def _read_npy(path: File) -> _Contents:
     values, text = read_npy(path)
     key, _, name = text.partition("=")
     return _vectors(path, values), None, (name if key == CONVENTION_KEY else None)
@@ -284,7 +319,7 @@ def _read_hdf5(path: str | os.PathLike[str]) -> _Contents:
     return _vectors(path, read_hdf5(path)), None, None
 
 
-def _vectors(path: str | os.PathLike[str], values: NDArray[Any]) -> NDArray[Any]:
+def _vectors(path: File, values: NDArray[Any]) -> NDArray[Any]:
     """An array (H, W, 3) in a precision that torch computes in."""
     if values.ndim != 3 or values.shape[2] != 3 or values.size == 0 or values.dtype.kind != "f":
         raise ValueError(

@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-import normalkit
 from normalkit.files import atomic_file
-from normalkit.geometry import Convention
 from normalkit.models.base import ImageModel, NormalEstimator
+from normalkit.models.checkpoint import model_header
 from normalkit.models.cifar import SIDE, Classifier
 
 if TYPE_CHECKING:
@@ -209,14 +208,8 @@ def _name_axes(proto: ModelProto) -> None:
 def _describe(proto: ModelProto, network: ImageModel, metadata: Mapping[str, Any]) -> None:
     import onnx
 
-    entries: dict[str, Any] = {
-        "normalkit": normalkit.__version__,
-        "model": type(network).__name__,
-        "config": dict(network.config),
-        "images": IMAGES,
-    }
+    entries = {**model_header(network), "images": IMAGES}
     if isinstance(network, NormalEstimator):
-        entries["config"] |= {"normalize": network.normalize, "resolution": network.resolution}
         length = "unit vectors" if network.normalize else "of any length"
         entries |= {
             "convention": Convention.OPENCV.name,

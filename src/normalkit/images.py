@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import math
 import os
 import struct
@@ -12,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tokenize import TokenError
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["read_depth", "read_image", "read_intrinsics", "read_mask"]
+__all__ = ["FileBytes", "read_depth", "read_image", "read_intrinsics", "read_mask", "to_pillow"]
 
 MAX_PIXELS = 150_000_000
 """The largest camera sensor has 150 million pixels; a header that claims more is broken or hostile."""
@@ -34,15 +35,34 @@ _MAX_TEXT = 1_000_000
 """Bytes; nine numbers need a few hundred."""
 
 
-def read_image(source: str | os.PathLike[str] | Image.Image | NDArray[Any] | Tensor) -> Tensor:
+class FileBytes(NamedTuple):
+    """A file that is in memory already, such as a member of a tar file; PNG, NPY and pictures are read from it.
+
+    Attributes:
+        name: Whose suffix tells the format, and which messages call it.
+        data: What is in it.
+    """
+
+    name: str
+    data: bytes
+
+    def __str__(self) -> str:
+        return self.name
+
+
+File = str | os.PathLike[str] | FileBytes
+"""A file, on the disk or in memory."""
+
+
+def read_image(source: File | Image.Image | NDArray[Any] | Tensor) -> Tensor:
     """A picture in one form, whatever it comes as.
 
     From a file or a PIL picture: turned upright by its EXIF orientation; grey, palette and CMYK become RGB;
     16 bits become 8 by rounding; what is transparent shows white; an animation gives its first frame.
 
     Args:
-        source: A path (JPEG, PNG, WebP, BMP, TIFF, GIF or PPM), a PIL picture, an array (H, W, 3), (H, W, 1) or
-            (H, W), or a tensor (3, H, W), (1, H, W) or (H, W). Arrays and tensors are uint8, uint16 (0 to
+        source: A path (JPEG, PNG, WebP, BMP, TIFF, GIF or PPM) or its `FileBytes`, a PIL picture, an array (H, W, 3),
+            (H, W, 1) or (H, W), or a tensor (3, H, W), (1, H, W) or (H, W). Arrays and tensors are uint8, uint16 (0 to
             65535), or floating point in [0, 1].
 
     Returns:
@@ -71,10 +91,22 @@ def read_image(source: str | os.PathLike[str] | Image.Image | NDArray[Any] | Ten
         return _from_array(source, "array")
     if isinstance(source, Image.Image):
         return _from_picture(source, getattr(source, "filename", "") or "the picture")
-    if isinstance(source, str | os.PathLike):
+    if isinstance(source, str | os.PathLike | FileBytes):
         with open_picture(source, FORMATS) as picture:
-            return _from_picture(picture, os.fspath(source))
+            return _from_picture(picture, str(source))
     raise TypeError(f"source is a {type(source).__name__}; wanted a path, PIL picture, numpy array or torch tensor")
+
+
+def to_pillow(image: Tensor) -> Image.Image:
+    """A picture for Pillow, each value rounded to the nearest of 256.
+
+    Args:
+        image: (3, H, W), float in [0, 1] or uint8.
+    """
+    from PIL import Image
+
+    pixels = image if image.dtype == torch.uint8 else (image * 255).round().clamp(0, 255).to(torch.uint8)
+    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().cpu().numpy())
 
 
 def read_depth(path: str | os.PathLike[str], *, scale: float = 1000.0) -> Tensor:
@@ -149,7 +181,7 @@ def read_intrinsics(path: str | os.PathLike[str]) -> Tensor:
     return torch.from_numpy(matrix)
 
 
-def read_mask(path: str | os.PathLike[str]) -> Tensor:
+def read_mask(path: File) -> Tensor:
     """Which pixels count, from a picture or an array: those that are not 0.
 
     Args:
@@ -162,7 +194,7 @@ def read_mask(path: str | os.PathLike[str]) -> Tensor:
         OSError: The file is missing or a folder, or may not be read.
         ValueError: It is empty, broken, or of another kind.
     """
-    if Path(path).suffix.lower() == ".npy":
+    if Path(str(path)).suffix.lower() == ".npy":
         array = _one_plane(read_npy(path)[0])
         if array.ndim != 2 or array.size == 0 or array.dtype.kind not in "bfiu":
             raise ValueError(
@@ -176,22 +208,23 @@ def read_mask(path: str | os.PathLike[str]) -> Tensor:
     return values if values.ndim == 2 else values[..., colours].any(-1)
 
 
-def check_readable(path: str | os.PathLike[str]) -> None:
+def check_readable(path: File) -> None:
     """Refuse what is no file with something in it.
 
     Raises:
         OSError: The file is missing or a folder.
         ValueError: It is empty.
     """
-    if os.path.isdir(path):
-        raise IsADirectoryError(errno.EISDIR, f"{path} is a folder; wanted a file in it")
-    if not os.path.exists(path):
-        raise FileNotFoundError(errno.ENOENT, f"{path} does not exist; check the spelling and the current folder")
-    if os.path.getsize(path) == 0:
+    if not isinstance(path, FileBytes):
+        if os.path.isdir(path):
+            raise IsADirectoryError(errno.EISDIR, f"{path} is a folder; wanted a file in it")
+        if not os.path.exists(path):
+            raise FileNotFoundError(errno.ENOENT, f"{path} does not exist; check the spelling and the current folder")
+    if (len(path.data) if isinstance(path, FileBytes) else os.path.getsize(path)) == 0:
         raise ValueError(f"{path}: the file is empty; copy or download it again")
 
 
-def check_size(path: str | os.PathLike[str], width: int, height: int) -> None:
+def check_size(path: File, width: int, height: int) -> None:
     """Refuse a size that no picture has, before memory is taken for it.
 
     Raises:
@@ -203,7 +236,7 @@ def check_size(path: str | os.PathLike[str], width: int, height: int) -> None:
         )
 
 
-def open_picture(path: str | os.PathLike[str], formats: tuple[str, ...]) -> Image.Image:
+def open_picture(path: File, formats: tuple[str, ...]) -> Image.Image:
     """A PIL picture of which the header alone is read; a context manager that closes the file.
 
     Args:
@@ -218,7 +251,7 @@ def open_picture(path: str | os.PathLike[str], formats: tuple[str, ...]) -> Imag
     with pillow_errors(path, formats), warnings.catch_warnings():
         # `check_size` refuses what the warning is about.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        picture = Image.open(path, formats=formats)
+        picture = Image.open(io.BytesIO(path.data) if isinstance(path, FileBytes) else path, formats=formats)
     try:
         check_size(path, *picture.size)
     except ValueError:
@@ -228,7 +261,7 @@ def open_picture(path: str | os.PathLike[str], formats: tuple[str, ...]) -> Imag
 
 
 @contextmanager
-def pillow_errors(path: str | os.PathLike[str], formats: tuple[str, ...]) -> Iterator[None]:
+def pillow_errors(path: File, formats: tuple[str, ...]) -> Iterator[None]:
     """Turn what Pillow raises on broken files, half a dozen types, into a ValueError that names the file."""
     try:
         yield
@@ -244,7 +277,7 @@ def pillow_errors(path: str | os.PathLike[str], formats: tuple[str, ...]) -> Ite
         raise ValueError(f"{path}: the file is truncated or broken ({error}); copy or download it again") from error
 
 
-def read_png(path: str | os.PathLike[str]) -> tuple[NDArray[Any], Mapping[str, Any]]:
+def read_png(path: File) -> tuple[NDArray[Any], Mapping[str, Any]]:
     """The values of a PNG as they are, which Pillow cannot give for 16-bit colour, and its text.
 
     Returns:
@@ -264,7 +297,8 @@ def read_png(path: str | os.PathLike[str]) -> tuple[NDArray[Any], Mapping[str, A
         with pillow_errors(path, ("PNG",)):
             # Every chunk's checksum: a decoder may give what it has of a truncated file.
             picture.verify()
-    values: NDArray[Any] | None = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    data = np.frombuffer(path.data, np.uint8) if isinstance(path, FileBytes) else np.fromfile(path, np.uint8)
+    values: NDArray[Any] | None = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     if values is None:
         raise ValueError(f"{path}: the file is broken; copy or download it again")
     if values.ndim == 3:
@@ -272,7 +306,7 @@ def read_png(path: str | os.PathLike[str]) -> tuple[NDArray[Any], Mapping[str, A
     return values, info
 
 
-def read_npy(path: str | os.PathLike[str]) -> tuple[NDArray[Any], str]:
+def read_npy(path: File) -> tuple[NDArray[Any], str]:
     """The array of a `.npy` file, and the text which may stand behind it as a second array.
 
     Raises:
@@ -280,14 +314,16 @@ def read_npy(path: str | os.PathLike[str]) -> tuple[NDArray[Any], str]:
         ValueError: It is empty, truncated, not in this format, or holds Python objects.
     """
     check_readable(path)
-    with open(path, "rb") as file:
-        array = _next_array(file, path)
+    with io.BytesIO(path.data) if isinstance(path, FileBytes) else open(path, "rb") as file:
+        size = file.seek(0, io.SEEK_END)
+        file.seek(0)
+        array = _next_array(file, path, size)
         # One more array may follow in the same file, as numpy documents; numpy.load gives the first.
-        text = _next_array(file, path) if file.tell() < os.path.getsize(path) else np.array("")
+        text = _next_array(file, path, size) if file.tell() < size else np.array("")
     return array, str(text) if text.dtype.kind == "U" and text.ndim == 0 else ""
 
 
-def _next_array(file: Any, path: str | os.PathLike[str]) -> NDArray[Any]:
+def _next_array(file: BinaryIO, path: File, size: int) -> NDArray[Any]:
     header_readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     try:
         shape, fortran, dtype = header_readers[np.lib.format.read_magic(file)](file)
@@ -296,13 +332,16 @@ def _next_array(file: Any, path: str | os.PathLike[str]) -> NDArray[Any]:
     if dtype.kind not in "fiubU":
         raise ValueError(f"{path}: holds {dtype}; wanted an array of numbers: save it with array.astype('float32')")
     count = math.prod(shape)
-    present = os.path.getsize(path) - file.tell()
+    present = size - file.tell()
     if min(shape, default=1) < 0 or count * dtype.itemsize > present:
         raise ValueError(
             f"{path}: shape {shape} of {dtype} does not fit the {present} bytes that follow; the file is truncated "
             "or broken: copy or save it again"
         )
-    return np.fromfile(file, dtype, count).reshape(shape, order="F" if fortran else "C")
+    # Of a bytearray, since an array over bytes could not be written to.
+    data = bytearray(file.read(count * dtype.itemsize))
+    values = np.frombuffer(data, dtype) if data else np.empty(count, dtype)
+    return values.reshape(shape, order="F" if fortran else "C")
 
 
 def read_exr(path: str | os.PathLike[str]) -> tuple[dict[str, NDArray[Any]], Mapping[str, Any]]:

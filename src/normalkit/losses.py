@@ -1,4 +1,4 @@
-"""The loss that normal estimators are trained with: L1 and cosine distance over the valid pixels."""
+"""What normal estimators are trained with: L1 and cosine distance, or the likelihood of the labels."""
 
 from __future__ import annotations
 
@@ -6,10 +6,19 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from normalkit.geometry import normalize, valid_normals
+from normalkit.geometry import angular_error, normalize, valid_normals
 
-__all__ = ["AngularLoss", "angular_loss", "angular_loss_terms", "check_fields"]
+__all__ = [
+    "AngMFLoss",
+    "AngularLoss",
+    "angmf_by_pixel",
+    "angmf_loss",
+    "angular_loss",
+    "angular_loss_terms",
+    "check_fields",
+]
 
 SHORTEST_PREDICTION = {torch.float16: 1e-3}
 """Below this length a prediction counts as a zero vector: its gradient, 1 / length, must fit its dtype."""
@@ -134,6 +143,62 @@ def angular_loss_terms(pred: Tensor, target: Tensor, mask: Tensor | None = None)
     distance = torch.where(torch.isfinite(longest), distance, math.nan)
     cosine = torch.where(valid, distance, 0).sum() / count
     return l1, cosine
+
+
+class AngMFLoss(nn.Module):
+    """Negative log-likelihood of the labels under the angular von Mises-Fisher distribution; see `angmf_loss`.
+
+    Examples:
+        >>> target = torch.tensor([0.0, 0.0, -1.0]).view(1, 3, 1, 1)
+        >>> AngMFLoss()(10 * target, target) < AngMFLoss()(target, target)
+        tensor(True)
+    """
+
+    def forward(self, raw: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The loss of a batch, 0-dimensional; see `angmf_loss`."""
+        return angmf_loss(raw, target, mask)
+
+
+def angmf_loss(raw: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean over valid pixels of k t - log(k^2 + 1) + log(1 + exp(-k pi)), which leaves out log(2 pi).
+
+    k is the length of the raw vector, and t its angle to the label in radians. What `angular_loss` says of labels that
+    do not count, and of batches without one that does, holds here too; a zero vector has k = 0, and no gradient but
+    that of its nearest neighbours. A raw vector that is not finite on a valid pixel makes the loss NaN.
+
+    Args:
+        raw: (B, 3, H, W), floating point: a network's map, not normalised. Half precision is computed in float32.
+        target: Labels, the same shape, in the same axes; any length above 0.5.
+        mask: (B, H, W) bool, True where the label counts; None for all.
+
+    Returns:
+        0-dimensional, float32, or float64 where an input is; connected to `raw`.
+
+    Raises:
+        ValueError: Shapes or devices differ or are not as above.
+        TypeError: An input is not floating point, or the mask is not boolean.
+    """
+    check_fields(raw, target, mask)
+    valid = valid_normals(target, mask)
+    dtype = torch.promote_types(torch.promote_types(raw.dtype, target.dtype), torch.float32)
+    # `where` before any arithmetic: a NaN times a zero gradient would be NaN again.
+    raw = torch.where(valid.unsqueeze(1), raw.to(dtype), 0)
+    finite = raw.isfinite().all(1)
+    # A vector without a direction is at no angle.
+    angles = torch.deg2rad(angular_error(raw, target.to(dtype)).nan_to_num(0.0))
+    pixels = angmf_by_pixel(torch.linalg.vector_norm(raw, dim=1), angles)
+    pixels = torch.where(finite, pixels, math.nan)
+    return torch.where(valid, pixels, 0).sum() / valid.sum().clamp_min(1)
+
+
+def angmf_by_pixel(concentration: Tensor, angles: Tensor) -> Tensor:
+    """What `angmf_loss` averages.
+
+    Args:
+        concentration: k, any shape, 0 or more.
+        angles: t, the same shape, radians.
+    """
+    return concentration * angles - torch.log1p(concentration.square()) + functional.softplus(-math.pi * concentration)
 
 
 def check_fields(pred: Tensor, target: Tensor, mask: Tensor | None = None) -> None:

@@ -11,21 +11,28 @@ raise from here: AutoAugment and its kin, MixUp and CutMix. They refuse a sample
 
 from __future__ import annotations
 
+import base64
 import functools
+import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from PIL import Image as Picture
 from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 from torchvision.transforms.v2.functional import _utils as registry
 from torchvision.tv_tensors import Mask, TVTensor
 
+from normalkit.codec import normals_to_rgb
 from normalkit.geometry import Convention, convert_normals, normalize, valid_normals
 
 __all__ = ["Intrinsics", "Motion", "RandomCameraRotation", "SurfaceNormals", "training_transform"]
+
+SHOWN, SHOWN_SIDE = 8, 512
+"""Pictures of a batch that a notebook shows, and the most pixels of their longer side."""
 
 
 class SurfaceNormals(TVTensor):
@@ -66,6 +73,38 @@ class SurfaceNormals(TVTensor):
     def mask(self) -> Tensor:
         """Which pixels are valid: (..., H, W), bool."""
         return valid_normals(self.as_subclass(Tensor), dim=-3)
+
+    def _repr_html_(self) -> str | None:
+        """What a notebook shows: the usual colours, transparent where invalid, and what it is; None for no picture."""
+        normals = self.detach().as_subclass(Tensor)
+        if normals.ndim < 3 or normals.shape[-3] != 3 or normals.numel() == 0:
+            return None  # The notebook then shows the text.
+        pictures = normals.reshape(-1, *normals.shape[-3:])
+        drawn = "".join(_html_picture(picture) for picture in pictures[:SHOWN])
+        more = f", the first {SHOWN} drawn" if len(pictures) > SHOWN else ""
+        valid = 100 * float(valid_normals(normals, dim=-3).float().mean())
+        kind = f"{str(normals.dtype).removeprefix('torch.')} on {normals.device}"
+        shape = " x ".join(map(str, normals.shape))
+        return f"<div>{drawn}<br>SurfaceNormals {shape}, {kind}, OPENCV, {valid:.1f} % valid{more}</div>"
+
+
+def _html_picture(normals: Tensor) -> str:
+    """An img element with the picture in it."""
+    # Fewer pixels than a screen can show make a notebook's file smaller; nearest, since normals do not blend.
+    step = max(1, -(-max(normals.shape[-2:]) // SHOWN_SIDE))
+    normals = normals[:, ::step, ::step].cpu()
+    alpha = valid_normals(normals, dim=0).to(torch.uint8) * 255
+    colours = torch.cat([normals_to_rgb(normals.float()), alpha[None]]).permute(1, 2, 0).numpy()
+    buffer = io.BytesIO()
+    Picture.fromarray(colours).save(buffer, "PNG")
+    data = base64.b64encode(buffer.getvalue()).decode()
+    height, width = alpha.shape
+    # Small ones enlarged, so that their pixels are seen.
+    scale = max(1, 128 // max(height, width))
+    return (
+        f'<img src="data:image/png;base64,{data}" width="{width * scale}" height="{height * scale}" '
+        'style="display:inline;image-rendering:pixelated;margin:2px" alt="surface normals">'
+    )
 
 
 class Intrinsics(TVTensor):

@@ -13,6 +13,9 @@ from normalkit.data.memory import InMemory
 from normalkit.data.opening import open_dataset
 from normalkit.data.published import PublishedNormals
 from normalkit.data.rgbd import RGBDNormals
+from normalkit.data.sharding import write_shards
+from normalkit.data.shards import ShardedNormals
+from normalkit.data.streaming import shard_evaluation_loader, shard_training_loader
 from normalkit.data.synthetic import SyntheticRooms
 
 __all__ = [
@@ -22,11 +25,15 @@ __all__ = [
     "NormalFolder",
     "PublishedNormals",
     "RGBDNormals",
+    "ShardedNormals",
     "SyntheticRooms",
     "device_evaluation_loader",
     "device_training_loader",
     "evaluation_loader",
     "open_dataset",
     "read_labeled_images",
+    "shard_evaluation_loader",
+    "shard_training_loader",
     "training_loader",
+    "write_shards",
 ]

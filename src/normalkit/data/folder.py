@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from torch.utils.data import Dataset
 
-from normalkit.data.pairs import Pair, check_convention, read_pair
+from normalkit.data.pairs import Pair, Sources, check_convention, read_pair
 from normalkit.data.sample import Sample, Transform, make_sample
 from normalkit.geometry import Convention
 
@@ -79,6 +79,11 @@ class NormalFolder(Dataset[Sample]):
         """The sample dict of a pair; see `normalkit.data.sample.make_sample`."""
         pair = self._pair(index)
         return make_sample(*read_pair(pair, convention=self.convention), pair.name, transform=self.transform)
+
+    def sources(self, index: int) -> Sources:
+        """The files of a pair."""
+        pair = self._pair(index)
+        return Sources(pair.image, pair.normals, self.convention)
 
     def _pair(self, index: int) -> Pair:
         name = self.names[index]

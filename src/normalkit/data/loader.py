@@ -13,7 +13,9 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 __all__ = [
     "check_batch_size",
+    "collate",
     "evaluation_loader",
+    "leave_signals",
     "loader_workers",
     "mix_seeds",
     "process_rank",
@@ -57,8 +59,8 @@ def training_loader(
         dataset,
         batch_sampler=every[rank : len(every) // world * world : world],
         num_workers=loader_workers() if workers is None else workers,
-        collate_fn=_collate,
-        worker_init_fn=_leave_signals,
+        collate_fn=collate,
+        worker_init_fn=leave_signals,
         generator=torch.Generator().manual_seed(mix_seeds(seed, epoch, 1 + rank)),
         pin_memory=torch.cuda.is_available(),
     )
@@ -83,8 +85,8 @@ def evaluation_loader(dataset: Dataset[Any], *, batch_size: int = 8, workers: in
         dataset,
         batch_sampler=[mine[i : i + batch_size] for i in range(0, len(mine), batch_size)],
         num_workers=loader_workers() if workers is None else workers,
-        collate_fn=_collate,
-        worker_init_fn=_leave_signals,
+        collate_fn=collate,
+        worker_init_fn=leave_signals,
         pin_memory=torch.cuda.is_available(),
     )
 
@@ -105,14 +107,19 @@ def check_batch_size(batch_size: int, size: int, world: int) -> None:
         raise ValueError(f"batch_size={batch_size}{several}: wanted between 1 and {size // world}, of {size} samples")
 
 
-def _collate(samples: list[Any]) -> Any:
+def collate(samples: list[Any]) -> Any:
+    """A batch of samples.
+
+    Raises:
+        ValueError: They differ in size.
+    """
     try:
         return default_collate(samples)
     except RuntimeError as error:
         raise ValueError(f"samples of one batch differ in size; use a batch size of 1 ({error})") from error
 
 
-def _leave_signals(worker: int) -> None:
+def leave_signals(worker: int) -> None:
     """Leave Ctrl-C and SIGTERM, which a terminal or a scheduler sends to all processes, to the main one."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # Not on macOS and Windows.

@@ -12,6 +12,7 @@ from normalkit.data.layouts import Layout, detect_layout, find_layouts, parse_la
 from normalkit.data.published import PublishedNormals
 from normalkit.data.rgbd import INTRINSICS_FILE, RGBDNormals
 from normalkit.data.sample import Sample
+from normalkit.data.shards import ShardedNormals, is_sharded
 from normalkit.geometry import Convention
 from normalkit.images import FORMATS, open_picture
 
@@ -28,10 +29,10 @@ def open_dataset(
     masks: str | None = None,
     convention: Convention | None = None,
 ) -> Dataset[Sample]:
-    """Open a folder to score on: pairs of files where patterns are given, else a data set in a known layout.
+    """Open a folder to score on: pairs of files where patterns are given, else shards or a data set in a known layout.
 
     Args:
-        root: The folder.
+        root: The folder, or the address of shards.
         dataset: One of `normalkit.data.layouts.LAYOUTS`, such as "nyuv2"; None to find out by the files.
         split: Its split; None for the one that the field scores.
         images: Pattern for `NormalFolder`; goes with `normals`.
@@ -46,6 +47,10 @@ def open_dataset(
     """
     patterns = f"images={images!r}, normals={normals!r}, masks={masks!r}"
     if images is None and normals is None and masks is None:
+        if dataset is None and is_sharded(root):
+            if split is not None:
+                raise ValueError(f"split={split!r}: {root} is shards, which are of one split; leave it out")
+            return ShardedNormals(root, convention=convention)
         layout = detect_layout(root) if dataset is None else parse_layout(dataset)
         if layout.normals is None:
             return _open_recording(Path(root), layout, split, convention)

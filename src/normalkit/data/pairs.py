@@ -16,7 +16,7 @@ from normalkit.codec import read_normals
 from normalkit.geometry import Convention, convert_normals
 from normalkit.images import read_image, read_intrinsics, read_mask
 
-__all__ = ["Pair", "check_convention", "guess_pairs", "read_pair", "spread"]
+__all__ = ["Pair", "Sources", "check_convention", "guess_pairs", "read_pair", "spread"]
 
 PAIRS_CHECKED = 8
 """By `check_convention`: enough to be sure in rooms, and read in a second."""
@@ -30,6 +30,20 @@ class Pair(NamedTuple):
     normals: Path
     mask: Path | None
     intrinsics: Path | None
+
+
+class Sources(NamedTuple):
+    """The files that a sample comes from, which may be copied where they alone make it.
+
+    Attributes:
+        image: The picture.
+        normals: The label; None where it is computed.
+        convention: The axes of the label; None where its file states them.
+    """
+
+    image: Path
+    normals: Path | None
+    convention: Convention | None
 
 
 def read_pair(

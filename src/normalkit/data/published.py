@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from normalkit.axes import view_rays
 from normalkit.data.layouts import Layout, Match, find_layouts, parse_layout
-from normalkit.data.pairs import Pair, check_convention, read_pair
+from normalkit.data.pairs import Pair, Sources, check_convention, read_pair
 from normalkit.data.sample import Sample, Transform, make_sample
 from normalkit.geometry import Convention
 
@@ -84,6 +84,10 @@ class PublishedNormals(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         """The sample dict of a picture; see `normalkit.data.sample.make_sample`."""
         return make_sample(*self._read(index), self.pairs[index].name, transform=self.transform)
+
+    def sources(self, index: int) -> Sources:
+        """The files of a picture."""
+        return Sources(self.pairs[index].image, self.pairs[index].normals, self.convention)
 
     def _read(self, index: int) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         image, normals, mask, intrinsics = read_pair(

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from normalkit.codec import read_normals
+from normalkit.data.pairs import Sources
 from normalkit.data.sample import Sample, Transform, make_sample
 from normalkit.files import atomic_file, check_writable
 from normalkit.geometry import Convention, depth_to_normals
@@ -105,6 +106,10 @@ class RGBDNormals(Dataset[Sample]):
         """The sample dict of a frame; see `normalkit.data.sample.make_sample`."""
         image, normals, mask, intrinsics = self._read(index)
         return make_sample(image, normals, mask, intrinsics, self.frames[index].name, transform=self.transform)
+
+    def sources(self, index: int) -> Sources:
+        """The picture of a frame, and its label where it was made elsewhere."""
+        return Sources(self.frames[index].color, self.frames[index].normals, self.convention)
 
     def _read(self, index: int) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         frame = self.frames[index]

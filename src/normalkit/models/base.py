@@ -162,17 +162,20 @@ class NormalEstimator(ImageModel, ABC):
         normalize: Whether the output is unit vectors; False gives the raw map.
         resolution: Pixels of the longer side that images are scaled to for the network, whose map is then scaled
             back; None leaves them as they are. A network knows objects in the size that it was trained on.
+        concentration: What the length of the raw map is multiplied with to say how sure the network is of the
+            direction; None for one that was not trained to say so. See `normalkit.uncertainty`.
 
     Attributes:
         config: The same, with all the others but `stride`.
         stride: The same.
         normalize: The same; may be changed.
         resolution: The same; may be changed.
+        concentration: The same; may be changed.
 
     Raises:
         ValueError: The statistics are not three finite numbers each, a deviation is not positive, or `resolution` is
-            below 1.
-        TypeError: `normalize` is not a boolean, or `resolution` no integer.
+            below 1, or `concentration` is not positive.
+        TypeError: `normalize` is not a boolean, `resolution` no integer, or `concentration` no number.
     """
 
     def __init__(
@@ -184,6 +187,7 @@ class NormalEstimator(ImageModel, ABC):
         image_std: Sequence[float],
         normalize: bool = True,
         resolution: int | None = None,
+        concentration: float | None = None,
     ) -> None:
         if not isinstance(normalize, bool):
             raise TypeError(f"normalize={normalize!r}: wanted True or False")
@@ -191,14 +195,20 @@ class NormalEstimator(ImageModel, ABC):
             raise TypeError(f"resolution={resolution!r}: wanted a whole number of pixels, or None")
         if resolution is not None and resolution < 1:
             raise ValueError(f"resolution={resolution}: wanted at least one pixel, or None for images as they are")
+        if concentration is not None and type(concentration) not in (int, float):
+            raise TypeError(f"concentration={concentration!r}: wanted a number, or None")
+        if concentration is not None and not 0 < concentration < math.inf:
+            raise ValueError(f"concentration={concentration!r}: wanted a positive number, or None")
+        sure = {} if concentration is None else {"concentration": concentration}
         super().__init__(
-            config={**config, "normalize": normalize, "resolution": resolution},
+            config={**config, "normalize": normalize, "resolution": resolution, **sure},
             image_mean=image_mean,
             image_std=image_std,
         )
         self.stride = stride
         self.normalize = normalize
         self.resolution = resolution
+        self.concentration = concentration
 
     def forward(self, images: Tensor, *, normalize: bool | None = None) -> Tensor:
         """Estimate the normals of a batch of images of any size.
@@ -311,7 +321,8 @@ def _antialiasing(before: int, after: int, images: Tensor) -> Tensor:
     """
     scale = before / after
     places, centres = (torch.arange(side, dtype=images.dtype, device=images.device) + 0.5 for side in (before, after))
-    away: Tensor = (places - scale * centres[:, None]).abs() / torch.sym_max(scale, 1.0)
+    reach: Any = torch.sym_max(scale, 1.0)
+    away = (places - scale * centres[:, None]).abs() / reach
     weights = (1 - away).clamp(min=0)
     return weights / weights.sum(1, keepdim=True)
 

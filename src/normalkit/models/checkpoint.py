@@ -25,7 +25,7 @@ from normalkit.models.hub import CARD, CONFIG, WEIGHTS, HubOptions, find_checkpo
 from normalkit.models.smp import SMPNormals
 from normalkit.models.unet import UNetNormals
 
-__all__ = ["load_as", "load_model", "read_config", "save_model", "write_model"]
+__all__ = ["HEADER", "load_as", "load_model", "model_header", "read_config", "save_model", "write_model"]
 
 M = TypeVar("M", bound=ImageModel)
 
@@ -93,15 +93,7 @@ def write_model(
             f"model is a {kind}; wanted one of {', '.join(MODELS)}: unwrap what `torch.compile` or a trainer "
             "put around it"
         )
-    header: dict[str, Any] = {
-        "format": FORMAT,
-        "normalkit": normalkit.__version__,
-        "model": kind,
-        "config": dict(model.config),
-    }
-    if isinstance(model, NormalEstimator):
-        header["config"] |= {"normalize": model.normalize, "resolution": model.resolution}
-        header["convention"] = Convention.OPENCV.name
+    header = model_header(model)
     metadata = dict(metadata or {})
     taken = sorted(header.keys() & metadata.keys())
     if taken:
@@ -119,6 +111,26 @@ def write_model(
     Path(folder, CONFIG).write_text(text + "\n", encoding="utf-8")
     card = model_card(header, parameters=sum(parameter.numel() for parameter in model.parameters()))
     Path(folder, CARD).write_text(card, encoding="utf-8")
+
+
+def model_header(model: ImageModel) -> dict[str, Any]:
+    """What every `config.json` begins with: `HEADER`, the convention for normal estimators alone.
+
+    Args:
+        model: Of any class; its config as its attributes are now.
+    """
+    header: dict[str, Any] = {
+        "format": FORMAT,
+        "normalkit": normalkit.__version__,
+        "model": type(model).__name__,
+        "config": dict(model.config),
+    }
+    if isinstance(model, NormalEstimator):
+        header["config"] |= {"normalize": model.normalize, "resolution": model.resolution}
+        # Left out where there is none, as classes of one's own may not take it.
+        header["config"] |= {} if model.concentration is None else {"concentration": model.concentration}
+        header["convention"] = Convention.OPENCV.name
+    return header
 
 
 def _stored(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:

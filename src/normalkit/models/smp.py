@@ -50,6 +50,7 @@ class SMPNormals(NormalEstimator):
         options: More arguments of the architecture, such as {"encoder_output_stride": 8}; of types that JSON has.
         normalize: False for the raw map.
         resolution: Pixels of the longer side that images are scaled to for the network; None leaves them.
+        concentration: 1 for a network to be trained with `AngMFLoss`, which then says how sure it is; else None.
         image_mean: Mean per RGB channel for images in [0, 1]; None for the encoder's own.
         image_std: Standard deviation per RGB channel; None for the encoder's own.
 
@@ -78,6 +79,7 @@ class SMPNormals(NormalEstimator):
         options: Mapping[str, Any] | None = None,
         normalize: bool = True,
         resolution: int | None = None,
+        concentration: float | None = None,
         image_mean: Sequence[float] | None = None,
         image_std: Sequence[float] | None = None,
     ) -> None:
@@ -92,6 +94,7 @@ class SMPNormals(NormalEstimator):
             image_std=(config.std if config else IMAGENET_DEFAULT_STD) if image_std is None else image_std,
             normalize=normalize,
             resolution=resolution,
+            concentration=concentration,
         )
         if pretrained is not False:
             load_weights(network.encoder.model, name, pretrained)

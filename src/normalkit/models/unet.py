@@ -35,6 +35,7 @@ class UNetNormals(NormalEstimator):
         output_stride: 32, or 8 or 16 to dilate the encoder (atrous convolution).
         normalize: False for the raw map, as the report's network gave it.
         resolution: Pixels of the longer side that images are scaled to for the network; None leaves them.
+        concentration: 1 for a network to be trained with `AngMFLoss`, which then says how sure it is; else None.
         image_mean: Mean per RGB channel for images in [0, 1]; None for the encoder's own.
         image_std: Standard deviation per RGB channel; None for the encoder's own.
 
@@ -63,6 +64,7 @@ class UNetNormals(NormalEstimator):
         output_stride: int = 32,
         normalize: bool = True,
         resolution: int | None = None,
+        concentration: float | None = None,
         image_mean: Sequence[float] | None = None,
         image_std: Sequence[float] | None = None,
     ) -> None:
@@ -88,6 +90,7 @@ class UNetNormals(NormalEstimator):
             image_std=pyramid.std if image_std is None else image_std,
             normalize=normalize,
             resolution=resolution,
+            concentration=concentration,
         )
         self.encoder = pyramid
         self.decoder = decoder

@@ -10,7 +10,7 @@ from torchmetrics import MeanMetric
 
 from normalkit.geometry import angular_error, valid_normals
 from normalkit.inference import device_of, evaluation_mode, predict_batch
-from normalkit.losses import AngularLoss, angular_loss_terms
+from normalkit.losses import AngMFLoss, AngularLoss, angular_loss_terms
 from normalkit.metrics import Reduction, SurfaceNormalMetrics
 from normalkit.training.devices import is_main_process, sum_dtype, to_device
 from normalkit.training.types import Batch, Figures, LossFunction
@@ -18,18 +18,19 @@ from normalkit.training.types import Batch, Figures, LossFunction
 __all__ = ["evaluate", "format_figures", "normals_loss"]
 
 
-def normals_loss(criterion: AngularLoss) -> LossFunction:
+def normals_loss(criterion: AngularLoss | AngMFLoss) -> LossFunction:
     """The loss of a normals network on a sample batch, with the mean angular error to show.
 
     Args:
-        criterion: Of prediction, normals and mask.
+        criterion: Of prediction, normals and mask; `AngMFLoss` is given the raw map.
 
     Returns:
         A function for `fit`; its dict has `loss` and `mean`, degrees.
     """
+    options = {"normalize": False} if isinstance(criterion, AngMFLoss) else {}
 
     def loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        prediction = model(batch["image"])
+        prediction = model(batch["image"], **options)
         value = criterion(prediction, batch["normals"], batch.get("mask"))
         return {"loss": value, "mean": _mean_error(prediction.detach(), batch["normals"], batch.get("mask"))}
 

@@ -78,8 +78,9 @@ def fit(
         model: A model with a `config`, as all in `normalkit.models` are. It is trained in place, so that it ends
             with the last step's weights; those of the moving average are in `last/` and `best/`.
         batches: Gives the batches of an epoch, counted from 0, the same ones whenever it is asked for that epoch
-            with the generators seeded alike; an iterable with a length, the same for each epoch. Their tensors
-            are moved to the device here.
+            with the generators seeded alike; an iterable with a length, the same for each epoch. Where it has a
+            method `after(n)`, as those of `normalkit.data.streaming` have, a run that is resumed within an epoch asks
+            it for the batches after the n-th. Their tensors are moved to the device here.
         loss: Of the model and a batch: a dict with `loss`, a scalar to minimise, and any other scalars to
             show and log.
         validate: Of the model to save, in eval mode: figures to log. Called in every process. None where no data
@@ -194,7 +195,7 @@ class _Run:
         self.seconds += time.monotonic() - start
 
     def _draw(self, batches: Batches) -> Iterator[Batch]:
-        """The epoch's batches from `self.step` on; those before are drawn again and passed over.
+        """The epoch's batches from `self.step` on; those before are drawn again and passed over, where they must be.
 
         Each is drawn, and trained on, with a random state of its own: nothing depends on how the run came there.
         """
@@ -206,8 +207,9 @@ class _Run:
                 f"epoch {self.epoch + 1} has {_length(source)} batches and the first one {self.steps}; "
                 "wanted as many in each, since the learning rate follows their number"
             )
-        iterator = iter(source)
-        for number in range(self.steps):
+        after: Callable[[int], Iterable[Batch]] | None = getattr(source, "after", None)
+        iterator = iter(source if after is None else after(begun))
+        for number in range(0 if after is None else begun, self.steps):
             self._seed(1 + number)
             try:
                 batch = next(iterator)

@@ -1,4 +1,4 @@
-"""Charts: training curves, confusion matrices and ablation studies."""
+"""Charts: training curves, confusion matrices, ablation studies, and how well a network knows its errors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["confusion_matrix_figure", "study_figure", "training_curves"]
+    from normalkit.uncertainty import Sparsification
+
+__all__ = ["confusion_matrix_figure", "sparsification_figure", "study_figure", "training_curves"]
 
 _Colour = str | tuple[float, float, float, float]
 
@@ -195,6 +197,43 @@ def study_figure(
     order = [label for label in (_SEED, _MEAN, _SINGLE, _REPORTED) if label in drawn]
     handles = [drawn[label] for label in order]
     figure.legend(handles, order, loc="outside lower center", ncols=4, fontsize=BODY, frameon=False)
+    return figure
+
+
+def sparsification_figure(curve: Sparsification, *, title: str | None = None) -> Figure:
+    """Draw how the mean error falls as the pixels that the network is least sure of are taken away.
+
+    Beside the curve stand that of the best order, by the true errors, and the level line of one that knows nothing.
+
+    Args:
+        curve: As `normalkit.uncertainty.sparsification` returns it.
+        title: Stands above the panel.
+
+    Returns:
+        The figure, for `save_figure`, a notebook or TensorBoard; pyplot does not know it.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    require_matplotlib()
+    figure = titled_figure(4.6, 3.4, title)
+    axes = figure.subplots()
+    removed = (100 * curve.removed).numpy()
+    axes.plot(removed, curve.error.numpy(), color=_BLUE, linewidth=1.6, label="least sure first")
+    axes.plot(
+        removed, curve.best.numpy(), color=_GREEN, linewidth=1.6, linestyle="--", label="worst first (best order)"
+    )
+    axes.axhline(float(curve.error[0]), color="0.6", linewidth=1, linestyle=":", label="in no order")
+    axes.fill_between(removed, curve.best.numpy(), curve.error.numpy(), color=_BLUE, alpha=0.1, linewidth=0)
+    axes.set_title(f"area between the curves: {curve.area:.2f}°", fontsize=HEADING)
+    axes.set_xlabel("pixels taken away (%)", fontsize=HEADING)
+    axes.set_ylabel("mean error of the rest (degrees)", fontsize=HEADING)
+    axes.set_xlim(0, 100)
+    axes.set_ylim(0, None)
+    axes.tick_params(labelsize=BODY)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="0.9", linewidth=0.6)
+    _draw_legend(axes)
     return figure
 
 

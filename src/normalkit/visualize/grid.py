@@ -122,6 +122,7 @@ def comparison_grid(
     normals: Tensor | Sequence[Tensor] | None = None,
     masks: Tensor | Sequence[Tensor] | None = None,
     *,
+    expected: Tensor | Sequence[Tensor] | None = None,
     names: Sequence[str] | None = None,
     max_error: float = 60.0,
     convention: Convention = Convention.OPENCV,
@@ -131,13 +132,16 @@ def comparison_grid(
 
     Below the rows stand the key to the colours of normals and, with the truth, the colour bar of the error,
     which all rows share. Under each error map stand the mean and median error of its valid pixels. Pixels
-    without truth are grey; pixels whose prediction is zero or not finite are cyan.
+    without truth are grey; pixels whose prediction is zero or not finite are cyan. The error that the network expects
+    may stand beside them, in the same colours.
 
     Args:
         images: (B, 3, H, W), float in [0, 1] or uint8; or a sequence of (3, H, W), which may differ in size.
         predictions: Normals of the same shapes, `Convention.OPENCV`, any length.
         normals: The truth, of the same shapes, `Convention.OPENCV`; None draws images and predictions alone.
         masks: (B, H, W) bool, or a sequence of (H, W): where the truth counts; None for all valid labels.
+        expected: (B, H, W), or a sequence of (H, W): the error that the network expects of each pixel, degrees, as
+            `normalkit.uncertainty.estimate` gives it; None for none.
         names: One for each image; one that is too long is shortened in its middle.
         max_error: Degrees at the end of the colour bar; larger errors have the colour of its end.
         convention: The axes in which normals are coloured; the inputs stay in OPENCV.
@@ -161,7 +165,7 @@ def comparison_grid(
     require_matplotlib()
     if not 0 < max_error <= 180:
         raise ValueError(f"max_error={max_error}: wanted degrees in (0, 180]")
-    _check_columns(images=images, predictions=predictions, normals=normals, masks=masks)
+    _check_columns(images=images, predictions=predictions, normals=normals, masks=masks, expected=expected)
     if names is not None and (isinstance(names, str) or len(names) != len(images)):
         raise ValueError(f"names={names!r} for {len(images)} images; wanted a list with one name for each")
     convention = Convention.parse(convention)
@@ -172,6 +176,7 @@ def comparison_grid(
             predictions[i].detach().cpu(),
             None if normals is None else normals[i].detach().cpu(),
             None if masks is None else masks[i].cpu(),
+            None if expected is None else expected[i].detach().cpu(),
             name=names[i] if names else "",
             scale=scale,
             convention=convention,
@@ -179,6 +184,7 @@ def comparison_grid(
         for i in range(len(images))
     ]
     headings = ["Image", "Prediction"] if normals is None else ["Image", "Truth", "Prediction", "Angular error"]
+    headings += ["Expected error"] * (expected is not None)
     swatches = [("no truth", _NO_TRUTH)] * any(row.no_truth for row in rows)
     swatches += [("no prediction", _NO_PREDICTION)] * any(row.no_prediction for row in rows)
     return _draw_grid(rows, headings, title, scale, convention, swatches)
@@ -282,7 +288,7 @@ def _check_entry(column: str, index: int, entry: Tensor, image: Tensor) -> None:
     if column == "images":
         _check_image(name, entry)
         return
-    wanted = tuple(image.shape[1:] if column == "masks" else image.shape)
+    wanted = tuple(image.shape[1:] if column in ("masks", "expected") else image.shape)
     if tuple(entry.shape) != wanted:
         raise ValueError(f"{name} has shape {tuple(entry.shape)}; wanted {wanted}, to go with images[{index}]")
     if column == "masks" and entry.dtype != torch.bool:
@@ -312,6 +318,7 @@ def _grid_row(
     prediction: Tensor,
     truth: Tensor | None,
     mask: Tensor | None,
+    expected: Tensor | None,
     *,
     name: str,
     scale: ScalarMappable,
@@ -321,16 +328,21 @@ def _grid_row(
     prediction = normalize(prediction.double(), dim=0)
     dead = prediction.abs().amax(0) == 0
     predicted = _colours(prediction, ~dead, _NO_PREDICTION, convention)
+    guess: list[_Picture] = []
+    if expected is not None:
+        guess = [scale.to_rgba(expected.float().numpy(), bytes=True)[..., :3].copy()]
+        guess[0][dead.numpy()] = _NO_PREDICTION
+    words = [f"mean {float(expected.mean()):.1f}°"] if expected is not None else []
     if truth is None:
-        return _Row([photo, predicted], [name, ""], False, bool(dead.any()))
+        return _Row([photo, predicted, *guess], [name, "", *words], False, bool(dead.any()))
     truth = truth.double()
     valid = valid_normals(truth, mask, dim=0)
     error = error_map(prediction, truth, mask)
     drawn: _Picture = scale.to_rgba(error.numpy(), bytes=True)[..., :3].copy()
     drawn[dead.numpy()] = _NO_PREDICTION
     drawn[~valid.numpy()] = _NO_TRUTH
-    pictures = [photo, _colours(truth, valid, _NO_TRUTH, convention), predicted, drawn]
-    return _Row(pictures, [name, "", "", _error_caption(error)], not bool(valid.all()), bool(dead.any()))
+    pictures = [photo, _colours(truth, valid, _NO_TRUTH, convention), predicted, drawn, *guess]
+    return _Row(pictures, [name, "", "", _error_caption(error), *words], not bool(valid.all()), bool(dead.any()))
 
 
 def _error_caption(error: Tensor) -> str:
@@ -419,9 +431,10 @@ def _draw_grid(
                 page.text(x, top + down + 0.13, shortened(text, cell, BODY), size=BODY)
         top += down + caption + _GAP
 
-    _draw_sphere_key(page, width / 2, top, convention)
-    if scale is not None and "Angular error" in headings:
-        left = centres[-1] - cell / 2
+    left = centres[-1] - cell / 2
+    with_bar = scale is not None and headings[-1].endswith("error")
+    _draw_sphere_key(page, min(width / 2, left - 1.45) if with_bar else width / 2, top, convention)
+    if scale is not None and with_bar:
         _draw_colour_bar(page, scale, left, top, cell)
         _draw_swatches(page, swatches, left + 0.1, top + 0.72)
     else:
