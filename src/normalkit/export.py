@@ -211,11 +211,7 @@ def _describe(proto: ModelProto, network: ImageModel, metadata: Mapping[str, Any
     entries = {**model_header(network), "images": IMAGES}
     if isinstance(network, NormalEstimator):
         length = "unit vectors" if network.normalize else "of any length"
-        entries |= {
-            "convention": Convention.OPENCV.name,
-            "axes": AXES,
-            "normals": f"(batch, 3, height, width), {length}",
-        }
+        entries |= {"axes": AXES, "normals": f"(batch, 3, height, width), {length}"}
     else:
         entries["scores"] = "(batch, classes), logits"
     if metadata:

@@ -323,7 +323,7 @@ def _antialiasing(before: int, after: int, images: Tensor) -> Tensor:
     places, centres = (torch.arange(side, dtype=images.dtype, device=images.device) + 0.5 for side in (before, after))
     reach: Any = torch.sym_max(scale, 1.0)
     away = (places - scale * centres[:, None]).abs() / reach
-    weights = (1 - away).clamp(min=0)
+    weights: Tensor = (1 - away).clamp(min=0)
     return weights / weights.sum(1, keepdim=True)
 
 
