@@ -57,7 +57,7 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/pip
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/pip
 	@echo "setting up $(VENV) for development (some minutes the first time: PyTorch is large)"
-	@$(BIN)/python -m pip install -qq --constraint constraints.txt --editable ".[train,offline,exr,datasets,demo,docs,dev]"
+	@$(BIN)/python -m pip install -qq --constraint constraints.txt --editable ".[train,offline,exr,datasets,onnx,demo,docs,dev]"
 	@touch $@ $(VENV)/.demo
 
 $(VENV)/.bench: pyproject.toml constraints.txt | $(BIN)/pip
@@ -68,7 +68,7 @@ $(VENV)/.bench: pyproject.toml constraints.txt | $(BIN)/pip
 $(VENV_LOWEST)/.installed: pyproject.toml constraints-lowest.txt | $(VENV_LOWEST)/bin/pip
 	@echo "setting up $(VENV_LOWEST) (some minutes the first time: PyTorch is large)"
 	@$(VENV_LOWEST)/bin/python -m pip install -qq --constraint constraints-lowest.txt \
-		--editable ".[train,offline,exr,datasets,dev]"
+		--editable ".[train,offline,exr,datasets,onnx,dev]"
 	@touch $@
 
 # pip is the last thing that venv writes, so an interrupted attempt is made again.

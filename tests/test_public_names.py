@@ -40,6 +40,8 @@ PUBLIC_NAMES = [
     "angular_loss",
     "convert_normals",
     "depth_to_normals",
+    "export_onnx",
+    "export_program",
     "guess_convention",
     "load_model",
     "normals_to_rgb",

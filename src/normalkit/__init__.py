@@ -36,6 +36,8 @@ __all__ = [
     "angular_loss",
     "convert_normals",
     "depth_to_normals",
+    "export_onnx",
+    "export_program",
     "guess_convention",
     "load_model",
     "normals_to_rgb",
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
     from normalkit.data.sharding import write_shards
     from normalkit.data.shards import ShardedNormals
     from normalkit.data.synthetic.rooms import SyntheticRooms
+    from normalkit.export import export_onnx, export_program
     from normalkit.geometry import Convention, angular_error, convert_normals, depth_to_normals, rotate_normals
     from normalkit.inference import predict
     from normalkit.losses import AngMFLoss, AngularLoss, angular_loss
@@ -98,6 +101,8 @@ else:
         "angular_loss": "losses",
         "convert_normals": "geometry",
         "depth_to_normals": "geometry",
+        "export_onnx": "export",
+        "export_program": "export",
         "guess_convention": "axes",
         "load_model": "models.checkpoint",
         "normals_to_rgb": "codec",

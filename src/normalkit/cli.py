@@ -1,4 +1,4 @@
-"""The `normalkit` command, predict, demo, evaluate, check-data, shard and so on; and what scripts share with it.
+"""The `normalkit` command, its subcommands, and what scripts share with it.
 
 What a subcommand needs is imported when it runs, so that `--help` answers at once.
 """
@@ -47,8 +47,8 @@ class Predict:
 
     photos: tyro.conf.Positional[tuple[Path, ...]]
     """Picture and video files, or folders of them."""
-    checkpoint: Path
-    """Folder of a trained model, such as runs/surface_normals/best."""
+    checkpoint: str
+    """Folder of a trained model, such as runs/surface_normals/best; or OWNER/NAME of one on the Hugging Face Hub."""
     out: Path
     """Folder for the results; made if missing."""
     format: Format | None = None
@@ -136,8 +136,8 @@ class Predict:
 class Demo:
     """Serve a page for the browser: drop a photo, see its normals, move a light over it."""
 
-    checkpoint: Path
-    """Folder of a trained model."""
+    checkpoint: str
+    """Folder of a trained model; or OWNER/NAME of one on the Hugging Face Hub."""
     host: str = "127.0.0.1"
     """Address to listen on; the default is reached from this machine alone, and there is no password."""
     port: int = 7860
@@ -190,8 +190,8 @@ class _DataOptions:
 class Evaluate(_DataOptions):
     """Score a checkpoint on a folder of pictures with known normals."""
 
-    checkpoint: Path
-    """Folder of a trained model."""
+    checkpoint: str
+    """Folder of a trained model; or OWNER/NAME of one on the Hugging Face Hub."""
     data: str
     """A data set as it was released, an RGB-D recording, shards, or with --images and --normals any folder of pairs."""
     flip: bool = False
@@ -361,20 +361,49 @@ class DepthToNormals:
 
 
 @dataclass(frozen=True)
+class Export:
+    """Write a checkpoint as an ONNX file, checked in ONNX Runtime against the model."""
+
+    checkpoint: tyro.conf.Positional[str]
+    """Folder of a trained model; or OWNER/NAME of one on the Hugging Face Hub."""
+    out: Path
+    """The .onnx file; its folder is made if missing."""
+    size: tuple[int, int] | None = None
+    """Height and width in pixels, for a network that takes one size alone; images of any size if left out."""
+
+    def run(self) -> int:
+        """Do it."""
+        from normalkit.export import export_onnx
+        from normalkit.models.base import ImageModel
+        from normalkit.models.checkpoint import HEADER, read_config
+        from normalkit.models.hub import find_checkpoint
+
+        folder = find_checkpoint(self.checkpoint)
+        model = ImageModel.from_pretrained(folder)
+        check_writable(self.out.parent)
+        metadata = {name: value for name, value in read_config(folder).items() if name not in HEADER}
+        difference = export_onnx(model, self.out, size=self.size, metadata=metadata)
+        print(f"{self.checkpoint} -> {self.out} (within {difference:.1g} of the model)")
+        return 0
+
+
+@dataclass(frozen=True)
 class Info:
     """Say what a checkpoint is: its network, axes, training data and figures."""
 
-    checkpoint: tyro.conf.Positional[Path]
-    """Folder of a trained model."""
+    checkpoint: tyro.conf.Positional[str]
+    """Folder of a trained model; or OWNER/NAME of one on the Hugging Face Hub."""
 
     def run(self) -> int:
         """Do it."""
         from normalkit.models.base import ImageModel
         from normalkit.models.checkpoint import read_config
+        from normalkit.models.hub import find_checkpoint
         from normalkit.training import dotted
 
-        header = read_config(self.checkpoint)
-        model = ImageModel.from_pretrained(self.checkpoint)
+        folder = find_checkpoint(self.checkpoint)
+        header = read_config(folder)
+        model = ImageModel.from_pretrained(folder)
         print(f"{header['model']}, {sum(p.numel() for p in model.parameters()) / 1e6:.2f} million parameters")
         for name, value in dotted(header):
             print(f"  {name:<24} {value}")
@@ -388,6 +417,7 @@ Command = (
     | Annotated[CheckData, tyro.conf.subcommand("check-data")]
     | Annotated[Shard, tyro.conf.subcommand("shard")]
     | Annotated[DepthToNormals, tyro.conf.subcommand("depth-to-normals")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Info, tyro.conf.subcommand("info")]
 )
 

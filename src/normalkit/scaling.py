@@ -25,8 +25,10 @@ def scaled_size(sides: Sequence[int], resolution: int) -> tuple[int, int]:
         >>> scaled_size((480, 640), 320)
         (240, 320)
     """
-    height, width = (max(round(side * resolution / max(sides)), 1) for side in sides)
-    return height, width
+    longest = torch.sym_max(*sides)
+    # To the nearest, in integers: an exported program keeps the formula, for sizes that it does not know yet.
+    height, width = (torch.sym_max((2 * side * resolution + longest) // (2 * longest), 1) for side in sides)
+    return height, width  # type: ignore[return-value] # whole numbers, but when exporting
 
 
 def scaled_picture(pixels: Tensor, size: tuple[int, int]) -> Tensor:

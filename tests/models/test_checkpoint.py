@@ -100,6 +100,7 @@ def test_write_model_leaves_room_for_other_files(tmp_path):
         write_model(temporary, unet())
         (temporary / "optimizer.safetensors").write_text("state")
     assert sorted(file.name for file in (tmp_path / "last").iterdir()) == [
+        "README.md",
         "config.json",
         "model.safetensors",
         "optimizer.safetensors",

@@ -7,7 +7,8 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,9 @@ from torch.nn import functional
 from normalkit import geometry
 from normalkit.nn.folding import fold_batch_norm
 from normalkit.scaling import scaled_size
+
+if TYPE_CHECKING:
+    from normalkit.models.hub import HubOptions
 
 __all__ = ["ImageModel", "NormalEstimator"]
 
@@ -125,11 +129,11 @@ class ImageModel(nn.Module):
         metadata: Mapping[str, Any] | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        """Write the weights and the config to a folder: `normalkit.models.checkpoint.save_model`.
+        """Write the weights, the config and a card to a folder: `normalkit.models.checkpoint.save_model`.
 
         Args:
             folder: The folder to write or replace; its parent must exist.
-            metadata: More entries for `config.json`, such as the training data.
+            metadata: More entries for `config.json`, such as the training data; the card shows `data` and `metrics`.
             dtype: Floating point for the weights in the file; None for the model's own.
         """
         from normalkit.models.checkpoint import save_model
@@ -137,23 +141,78 @@ class ImageModel(nn.Module):
         save_model(folder, self, metadata=metadata, dtype=dtype)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, *, device: str | torch.device = "cpu") -> Self:
+    def from_pretrained(
+        cls, source: str | Path, *, device: str | torch.device = "cpu", **hub: Unpack[HubOptions]
+    ) -> Self:
         """Load a model of this class: `normalkit.models.checkpoint.load_model`.
 
         Args:
-            folder: A folder written by `save_pretrained`.
+            source: A folder written by `save_pretrained`, or `owner/name` of a model on the Hub.
             device: Where to put it.
+            hub: `revision`, `cache_dir`, `token` and `local_files_only`, as `normalkit.models.hub.find_checkpoint`
+                takes them.
 
         Returns:
             The model, in eval mode.
 
         Raises:
             ValueError: The folder holds a model of another class, or is no valid checkpoint.
-            OSError: The folder, or a file in it, is missing or cannot be read.
+            OSError: The folder, or a file in it, is missing or cannot be read; or the Hub has no such model, or
+                cannot be reached.
         """
         from normalkit.models.checkpoint import load_as
 
-        return load_as(cls, folder, device=device)
+        return load_as(cls, source, device=device, **hub)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        dtype: torch.dtype | None = None,
+        commit_message: str = "Push model using normalkit",
+        private: bool | None = None,
+        token: str | bool | None = None,
+        branch: str | None = None,
+        create_pr: bool = False,
+    ) -> str:
+        """Upload what `save_pretrained` writes to the Hugging Face Hub.
+
+        Figures that a checkpoint has do not go with the loaded model: `normalkit.models.hub.upload_checkpoint` uploads
+        the checkpoint's folder with them.
+
+        Args:
+            repo_id: `owner/name`, or a name of yours; the repository is made if there is none.
+            metadata: As `save_pretrained` takes them.
+            dtype: As `save_pretrained` takes it.
+            commit_message: As `normalkit.models.hub.upload_checkpoint` takes it, and so the rest.
+            private: Whether a new repository is private.
+            token: One that may write.
+            branch: The branch to commit to.
+            create_pr: Open a pull request instead of committing.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            PermissionError: The token may not write there, or there is none.
+            OSError: The Hub cannot be reached, or refuses.
+            ValueError: `repo_id` is no name of a repository, or what `save_pretrained` refuses.
+        """
+        from normalkit.models.hub import upload_checkpoint
+
+        with TemporaryDirectory() as temporary:
+            folder = Path(temporary, "model")
+            self.save_pretrained(folder, metadata=metadata, dtype=dtype)
+            return upload_checkpoint(
+                folder,
+                repo_id,
+                commit_message=commit_message,
+                private=private,
+                token=token,
+                branch=branch,
+                create_pr=create_pr,
+            )
 
 
 class NormalEstimator(ImageModel, ABC):
@@ -247,7 +306,7 @@ class NormalEstimator(ImageModel, ABC):
         raw = _crop(self.run_network(self.raw_map, images), height, width).contiguous()
         if raw.dtype != torch.float64:
             raw = raw.float()
-        if raw.shape[-2:] != size:
+        if self._rescales(raw.shape[-2:], size):
             raw = functional.interpolate(raw, size, mode="bilinear", align_corners=False)
         if not (self.normalize if normalize is None else normalize):
             return raw
@@ -258,10 +317,20 @@ class NormalEstimator(ImageModel, ABC):
     def _to_resolution(self, images: Tensor) -> Tensor:
         if self.resolution is None:
             return images
-        size = scaled_size(images.shape[-2:], self.resolution)
-        if size == tuple(images.shape[-2:]):
+        sides = images.shape[-2:]
+        size = scaled_size(sides, self.resolution)
+        if not self._rescales(sides, size):
             return images
+        if torch.compiler.is_exporting():
+            down, across = (_antialiasing(*ends, images) for ends in zip(sides, size, strict=True))
+            return down @ images @ across.T
         return functional.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
+
+    def _rescales(self, before: Sequence[int], after: Sequence[int]) -> bool:
+        # An exported program has one way for every size; scaled to its own, a map stays what it is.
+        if torch.compiler.is_exporting():
+            return self.resolution is not None
+        return tuple(before) != tuple(after)
 
     @abstractmethod
     def raw_map(self, images: Tensor) -> Tensor:
@@ -297,6 +366,19 @@ def _crop(raw: Tensor, height: int, width: int) -> Tensor:
     # A slice would make the exported program hold only for sides that are not multiples of the stride.
     rows, columns = (torch.arange(side, device=raw.device) for side in (height, width))
     return raw.index_select(-2, rows).index_select(-1, columns)
+
+
+def _antialiasing(before: int, after: int, images: Tensor) -> Tensor:
+    """Along one axis what `interpolate(mode="bilinear", antialias=True)` does, as a matrix (after, before).
+
+    For exported programs: of `interpolate` itself onnxscript 0.6 makes a file that weighs the border wrongly.
+    """
+    scale = before / after
+    places, centres = (torch.arange(side, dtype=images.dtype, device=images.device) + 0.5 for side in (before, after))
+    reach: Any = torch.sym_max(scale, 1.0)
+    away = (places - scale * centres[:, None]).abs() / reach
+    weights: Tensor = (1 - away).clamp(min=0)
+    return weights / weights.sum(1, keepdim=True)
 
 
 def _channel_statistics(name: str, numbers: Sequence[float]) -> list[float]:

@@ -1,4 +1,4 @@
-"""Models on disk: a folder with `model.safetensors` and `config.json`, and never a pickle."""
+"""Models on disk: a folder with `model.safetensors`, `config.json` and a card, `README.md`; and never a pickle."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 import torch
 from safetensors import safe_open
@@ -19,25 +19,27 @@ from normalkit.files import atomic_folder, check_links, recover_folder
 from normalkit.geometry import Convention
 from normalkit.models.base import ImageModel, NormalEstimator
 from normalkit.models.bilinear import BilinearNormals
+from normalkit.models.card import model_card
 from normalkit.models.cifar import BaseNet, ImprovedNet
+from normalkit.models.hub import CARD, CONFIG, WEIGHTS, HubOptions, find_checkpoint
 from normalkit.models.smp import SMPNormals
 from normalkit.models.unet import UNetNormals
 from normalkit.nn.weights import DAMAGE, DIGEST, digest, read_safetensors
 
-__all__ = ["load_as", "load_model", "read_config", "save_model", "write_model"]
+__all__ = ["HEADER", "load_as", "load_model", "model_header", "read_config", "save_model", "write_model"]
 
 M = TypeVar("M", bound=ImageModel)
 
 FORMAT = 1
 """The layout of `config.json`; raised when an older reader would misread it."""
 
+HEADER = ("format", "normalkit", "model", "config", "convention")
+"""What `config.json` always has; its other entries are metadata."""
+
 MODELS: dict[str, type[ImageModel]] = {
     model.__name__: model for model in (UNetNormals, BilinearNormals, SMPNormals, BaseNet, ImprovedNet)
 }
 """The classes that a checkpoint may name."""
-
-WEIGHTS = "model.safetensors"
-CONFIG = "config.json"
 
 MAX_CONFIG = 1_000_000
 """Bytes of a config, which has a few thousand."""
@@ -58,7 +60,7 @@ def save_model(
         folder: The folder to write or replace; its parent must exist.
         model: A model of a class that `MODELS` lists.
         metadata: More entries for `config.json`: training data, metrics, the command. A figure that is not
-            finite is written as null, since JSON has no NaN.
+            finite is written as null, since JSON has no NaN. The card shows `data` and `metrics`.
         dtype: Floating point for the weights in the file: `torch.float16` takes half the space, and a loaded model
             has float32 again. None for the model's own.
 
@@ -79,7 +81,7 @@ def write_model(
     metadata: Mapping[str, Any] | None = None,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Write a model's two files into an open folder, such as that of `atomic_folder`, beside others.
+    """Write a model's files into an open folder, such as that of `atomic_folder`, beside others.
 
     Args:
         folder: An existing folder.
@@ -101,23 +103,14 @@ def write_model(
         )
     if model.is_optimized:
         raise ValueError("model is an optimized one, whose weights fit no config; save the model that it was made of")
-    header: dict[str, Any] = {
-        "format": FORMAT,
-        "normalkit": normalkit.__version__,
-        "model": kind,
-        "config": dict(model.config),
-    }
-    if isinstance(model, NormalEstimator):
-        header["config"] |= {"normalize": model.normalize, "resolution": model.resolution}
-        # Left out where there is none, as classes of one's own may not take it.
-        header["config"] |= {} if model.concentration is None else {"concentration": model.concentration}
-        header["convention"] = Convention.OPENCV.name
+    header = model_header(model)
     metadata = dict(metadata or {})
     taken = sorted(header.keys() & metadata.keys())
     if taken:
         raise ValueError(f"metadata: the format has taken {', '.join(taken)}; choose other names")
+    header = _finite({**header, **metadata})
     try:
-        text = json.dumps(_finite({**header, **metadata}), indent=2, allow_nan=False)
+        text = json.dumps(header, indent=2, allow_nan=False)
     except TypeError as error:
         raise TypeError(
             f"metadata: {error}; wanted strings, numbers, booleans, None, lists and dictionaries"
@@ -127,6 +120,28 @@ def write_model(
     # Not `save_file`, which hides the system's reason for a failed write, and lets no one else read the file.
     Path(folder, WEIGHTS).write_bytes(save(weights, metadata={DIGEST: digest(weights)}))
     Path(folder, CONFIG).write_text(text + "\n", encoding="utf-8")
+    card = model_card(header, parameters=sum(parameter.numel() for parameter in model.parameters()))
+    Path(folder, CARD).write_text(card, encoding="utf-8")
+
+
+def model_header(model: ImageModel) -> dict[str, Any]:
+    """What every `config.json` begins with: `HEADER`, the convention for normal estimators alone.
+
+    Args:
+        model: Of any class; its config as its attributes are now.
+    """
+    header: dict[str, Any] = {
+        "format": FORMAT,
+        "normalkit": normalkit.__version__,
+        "model": type(model).__name__,
+        "config": dict(model.config),
+    }
+    if isinstance(model, NormalEstimator):
+        header["config"] |= {"normalize": model.normalize, "resolution": model.resolution}
+        # Left out where there is none, as classes of one's own may not take it.
+        header["config"] |= {} if model.concentration is None else {"concentration": model.concentration}
+        header["convention"] = Convention.OPENCV.name
+    return header
 
 
 def _stored(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
@@ -178,45 +193,53 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     return dict(config)
 
 
-def load_model(folder: str | Path, *, device: str | torch.device = "cpu") -> NormalEstimator:
-    """Build a saved normal estimator and load its weights; nothing is downloaded and no code in the files is run.
+def load_model(source: str | Path, *, device: str | torch.device = "cpu", **hub: Unpack[HubOptions]) -> NormalEstimator:
+    """Build a saved normal estimator and load its weights; no code in the files is run.
+
+    Of a local folder nothing is downloaded; of a model on the Hub its own weights, and never the encoder's from timm.
 
     Args:
-        folder: A folder that `save_model` wrote.
+        source: A folder that `save_model` wrote; or `owner/name` of a model on the Hub, where there is no such folder.
         device: Where to put the model.
+        hub: `revision`, `cache_dir`, `token` and `local_files_only`, as `normalkit.models.hub.find_checkpoint` takes
+            them.
 
     Returns:
         The model, in eval mode.
 
     Raises:
-        FileNotFoundError: The folder or one of its files is missing.
+        FileNotFoundError: The folder or one of its files is missing, or the Hub has no such model.
+        OSError: The Hub cannot be reached.
         ValueError: A file is damaged, the weights are not those of the model which the config describes, or that is
             no normal estimator.
     """
-    return NormalEstimator.from_pretrained(folder, device=device)
+    return NormalEstimator.from_pretrained(source, device=device, **hub)
 
 
-def load_as(kind: type[M], folder: str | Path, *, device: str | torch.device = "cpu") -> M:
+def load_as(kind: type[M], source: str | Path, *, device: str | torch.device = "cpu", **hub: Unpack[HubOptions]) -> M:
     """Load a saved model of a class, or of one of its subclasses: what `from_pretrained` calls.
 
     Args:
         kind: Such as `ImageModel`, for whatever the folder holds.
-        folder: A folder that `save_model` wrote.
+        source: As `load_model` takes it.
         device: Where to put the model.
+        hub: As `load_model` takes them.
 
     Returns:
         The model, in eval mode.
 
     Raises:
-        FileNotFoundError: The folder or one of its files is missing.
+        FileNotFoundError: The folder or one of its files is missing, or the Hub has no such model.
+        OSError: The Hub cannot be reached.
         ValueError: The folder holds a model of another class, a file is damaged, or the weights are not those of the
             model which the config describes.
     """
+    folder = find_checkpoint(source, **hub)
     header = read_config(folder)
     found = MODELS[header["model"]]
     if not issubclass(found, kind):
         raise ValueError(
-            f"{folder}: holds a {found.__name__}, not a {kind.__name__}; use {found.__name__}.from_pretrained"
+            f"{source}: holds a {found.__name__}, not a {kind.__name__}; use {found.__name__}.from_pretrained"
         )
     path = Path(folder, WEIGHTS)
     if not path.is_file():
@@ -304,7 +327,7 @@ def _check_header(path: Path, config: object) -> None:
         )
 
 
-def _finite(value: object) -> object:
+def _finite(value: Any) -> Any:
     """The same, with None for numbers that are not finite."""
     if isinstance(value, Mapping):
         return {key: _finite(entry) for key, entry in value.items()}

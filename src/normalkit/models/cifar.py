@@ -67,7 +67,7 @@ class Classifier(ImageModel, ABC):
         """
         if not isinstance(images, Tensor):
             raise TypeError(f"images is a {type(images).__name__}; wanted a tensor (B, 3, {SIDE}, {SIDE})")
-        if images.ndim != 4 or images.shape[1:] != (3, SIDE, SIDE) or not len(images):
+        if images.ndim != 4 or images.shape[1:] != (3, SIDE, SIDE) or images.shape[0] == 0:
             mend = "add the batch axis with `images[None]`" if images.ndim == 3 else "resize them"
             raise ValueError(f"images has shape {tuple(images.shape)}; wanted (B, 3, {SIDE}, {SIDE}): {mend}")
         if not images.is_floating_point():
