@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pngs import png_claiming
 from recordings import write_recording
 from released import make_normals, write_frame, write_release
 from videos import lossless, make_frames
@@ -401,7 +402,7 @@ def test_ctrl_c_ends_a_recording_and_keeps_it(capsys, checkpoint, tmp_path, monk
     assert len(names(tmp_path / "out" / "webcam0.normals")) >= 1
 
 
-def test_a_folder_of_awkward_files(capsys, checkpoint, tmp_path, png_claiming):
+def test_a_folder_of_awkward_files(capsys, checkpoint, tmp_path):
     """Each gives the right result or one line, and none stops the rest."""
     folder, draw = tmp_path / "photos", np.random.default_rng(0)
     folder.mkdir()

@@ -47,7 +47,7 @@ def expected_error(concentration: Tensor) -> Tensor:
 
     Examples:
         >>> expected_error(torch.tensor([0.0, 10.0]))
-        tensor([90.0000, 11.3465])
+        tensor([90.0000, 11.3457])
     """
     k = concentration
     return torch.rad2deg(2 * k / (k.square() + 1) + math.pi * torch.sigmoid(-math.pi * k))

@@ -8,6 +8,7 @@ import pytest
 import torch
 from coloured import Itself, coloured
 from PIL import Image
+from pngs import png_claiming
 
 from normalkit.codec import read_normals, rgb_to_normals
 from normalkit.demo import answer
@@ -141,7 +142,7 @@ def test_the_photo_stands_upright(folder):
     assert read_photo(folder / "a.jpg")[0].shape == (3, 8, 4)
 
 
-def test_what_is_no_photo_is_refused_by_its_name_alone(folder, png_claiming):
+def test_what_is_no_photo_is_refused_by_its_name_alone(folder):
     whole = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)).save(whole, "JPEG")
     files = {

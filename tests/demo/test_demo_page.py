@@ -15,6 +15,7 @@ import pytest
 import torch
 from coloured import Itself, coloured, free_port, photo
 from PIL import Image
+from pngs import png_claiming
 
 from normalkit.cli import Demo
 from normalkit.codec import read_normals, rgb_to_normals
@@ -149,7 +150,7 @@ def test_what_is_no_photo_is_said_on_the_page(visitor, content, name, said):
     assert "/tmp" not in view
 
 
-def test_a_picture_of_too_many_pixels_is_refused(visitor, png_claiming):
+def test_a_picture_of_too_many_pixels_is_refused(visitor):
     view = visitor.view(png_claiming(10_000, 10_000, colour=2), "large.png")
     assert "large.png: 10000 x 10000 pixels; this page takes up to 50 million" in view
 
