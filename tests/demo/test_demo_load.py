@@ -16,6 +16,7 @@ import pytest
 import torch
 from coloured import free_port
 from PIL import Image
+from pngs import png_claiming
 
 from normalkit.models.checkpoint import save_model
 from normalkit.models.unet import UNetNormals
@@ -131,7 +132,7 @@ def together(address, works):
     return results
 
 
-def test_two_hundred_at_once_are_answered_or_asked_to_come_again(page, png_claiming):
+def test_two_hundred_at_once_are_answered_or_asked_to_come_again(page):
     process, address = page
     good = photo(1600, 1200)
     bad = [
