@@ -27,7 +27,7 @@ from normalkit.data import RGBDNormals
 from normalkit.data.layouts import LAYOUTS
 from normalkit.geometry import Convention, depth_to_normals
 from normalkit.images import read_depth, read_image, read_intrinsics
-from normalkit.inference import predict
+from normalkit.inference import predict, predict_with_error
 from normalkit.models.checkpoint import load_model, save_model
 from normalkit.models.unet import UNetNormals
 from normalkit.training import Interrupted, format_figures
@@ -237,6 +237,26 @@ def test_a_preview_and_a_relit_picture_are_written_beside_the_normals(capsys, ch
     # None of them is taken for a photo.
     with pytest.raises(FileNotFoundError, match="no pictures"):
         find_pictures([tmp_path / "out"])
+
+
+def test_the_error_that_a_network_expects_is_written_in_hundredths_of_a_degree(capsys, photos, tmp_path):
+    torch.manual_seed(0)
+    network = UNetNormals("test_resnet", pretrained=False, decoder_channels=(8,) * 5, concentration=1.0).eval()
+    save_model(tmp_path / "sure", network)
+    words = ("--checkpoint", tmp_path / "sure", "--out", tmp_path / "out", "--error")
+    assert run(capsys, "predict", photos / "a.jpg", *words)[0] == 0
+    assert names(tmp_path / "out") == ["a.error.png", "a.normals.png"]
+    _, error = predict_with_error(network, photos / "a.jpg")
+    written = np.asarray(Image.open(tmp_path / "out" / "a.error.png"))
+    np.testing.assert_allclose(written / 100, error, atol=0.006)
+    with pytest.raises(FileNotFoundError, match="no pictures"):
+        find_pictures([tmp_path / "out"])
+
+
+def test_a_network_that_does_not_know_its_error_is_refused_before_the_work(capsys, checkpoint, photos, tmp_path):
+    words = ("--checkpoint", checkpoint, "--out", tmp_path / "out", "--error")
+    assert "train it with AngMFLoss" in refused(capsys, "predict", photos / "a.jpg", *words)
+    assert not (tmp_path / "out").exists()
 
 
 def test_points_are_written_for_a_camera_that_is_known(capsys, checkpoint, photos, tmp_path):

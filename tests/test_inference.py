@@ -10,7 +10,7 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional
 
-from normalkit.inference import evaluation_mode, predict, predict_batch
+from normalkit.inference import evaluation_mode, predict, predict_batch, predict_with_error
 from normalkit.models.base import NormalEstimator
 from normalkit.models.unet import UNetNormals
 
@@ -182,7 +182,7 @@ def test_other_errors_of_a_model_are_its_own():
 class Local(NormalEstimator):
     """Sees `stride` pixels to each side and no further."""
 
-    def __init__(self, *, stride=4, resolution=None, normalize=True):
+    def __init__(self, *, stride=4, resolution=None, normalize=True, concentration=None):
         super().__init__(
             config={},
             stride=stride,
@@ -190,6 +190,7 @@ class Local(NormalEstimator):
             image_std=(0.2, 0.2, 0.2),
             resolution=resolution,
             normalize=normalize,
+            concentration=concentration,
         )
         generator = torch.Generator().manual_seed(0)
         self.weight = nn.Parameter(torch.randn(3, 3, stride, stride, generator=generator))
@@ -213,6 +214,37 @@ def test_tiles_give_a_local_model_s_answer_for_the_whole(shape, flip, resolution
     torch.testing.assert_close(predict(network, picture, flip=flip, tile=64), expected, rtol=0, atol=1e-5)
     assert max(max(side) for side in network.sides) <= 64
     assert (network.resolution, network.normalize) == (resolution, True)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("resolution", [None, 130])
+@pytest.mark.parametrize("tile", [None, 64])
+def test_the_expected_error_is_that_of_the_raw_map_and_of_the_mean_with_its_mirror(flip, resolution, tile):
+    network = Local(resolution=resolution, concentration=0.3)
+    pixels = np.random.default_rng(1).integers(0, 256, (101, 150, 3), dtype=np.uint8)
+    images = torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255
+    with torch.no_grad():
+        raw = network(images, normalize=False)
+        if flip:
+            mirrored = network(images.flip(-1), normalize=False).flip(-1)
+            raw = (raw + torch.stack([-mirrored[:, 0], mirrored[:, 1], mirrored[:, 2]], 1)) / 2
+    normals, error = predict_with_error(network, pixels, flip=flip, tile=tile)
+    length = raw.norm(dim=1)
+    torch.testing.assert_close(normals, (raw / length)[0], rtol=0, atol=1e-4)
+    k = 0.3 * length[0].double()
+    expected = torch.rad2deg(2 * k / (k**2 + 1) + math.pi * (-math.pi * k).exp() / (1 + (-math.pi * k).exp()))
+    torch.testing.assert_close(error.double(), expected, rtol=1e-3, atol=1e-3)
+    assert (network.resolution, network.normalize) == (resolution, True)
+
+
+def test_a_network_that_was_not_trained_to_know_its_error_says_so(model, pixels):
+    with pytest.raises(ValueError, match="train it with AngMFLoss"):
+        predict_with_error(model, pixels)
+
+
+def test_one_pixel_has_an_error_too():
+    normals, error = predict_with_error(Local(concentration=1.0), np.zeros((1, 1, 3), np.uint8))
+    assert (normals.shape, error.shape) == ((3, 1, 1), (1, 1))
 
 
 @pytest.mark.parametrize("flip", [False, True])

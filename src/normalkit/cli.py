@@ -18,10 +18,11 @@ import tyro
 from normalkit.files import atomic_file, check_links, check_writable
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
     from torch.utils.data import Dataset
 
     from normalkit.data.sample import Sample
+    from normalkit.models import NormalEstimator
     from normalkit.outputs import Outputs
 
 __all__ = ["find_pictures", "for_each_file", "main", "result_paths", "run_script"]
@@ -72,6 +73,9 @@ class Predict:
     """Field of view of the photo's longer side in degrees; a phone's main camera has 65 to 75."""
     intrinsics: Path | None = None
     """Instead of it, a text or NPY file with the camera's 3 x 3 matrix, in pixels of these photos."""
+    error: bool = False
+    """Also write NAME.error.png: the error that the network expects of each pixel, in hundredths of a degree as 16-bit
+    grey; needs a network that was trained to say so."""
     webcam: int | None = None
     """A camera of this machine, 0 for the first, instead of files; Ctrl-C ends the recording."""
     max_frames: int | None = None
@@ -83,6 +87,7 @@ class Predict:
         from normalkit.models.checkpoint import load_model
         from normalkit.outputs import Outputs
         from normalkit.tiling import check_tile
+        from normalkit.uncertainty import check_sure
 
         outputs = Outputs(
             self.out,
@@ -93,6 +98,7 @@ class Predict:
             points=self.points,
             fov=self.fov,
             intrinsics=self.intrinsics,
+            error=self.error,
         )
         sources = self._sources()
         results = result_paths(sources, self.out, suffix=outputs.suffix)
@@ -102,6 +108,8 @@ class Predict:
         if self.max_frames is not None and self.max_frames < 1:
             raise ValueError(f"--max-frames {self.max_frames}: wanted at least 1")
         model = load_model(self.checkpoint, device=_checked_device(self.device))
+        if self.error:
+            check_sure(model)
         check_writable(self.out)
         return for_each_file(results, lambda source, result: self._one(model, outputs, source, result))
 
@@ -114,22 +122,28 @@ class Predict:
             raise ValueError("--webcam stands instead of files; give one or the other")
         return [Path(f"webcam{self.webcam}.mp4")]
 
-    def _one(self, model: nn.Module, outputs: Outputs, source: Path, result: Path) -> None:
+    def _one(self, model: NormalEstimator, outputs: Outputs, source: Path, result: Path) -> None:
         from normalkit.images import read_image
-        from normalkit.inference import predict
+        from normalkit.inference import predict, predict_with_error
         from normalkit.outputs import is_video, write_frames
         from normalkit.video import open_video, open_webcam
 
+        def tile_of(image: Tensor) -> int | None:
+            return USUAL_TILE if image[0].numel() > LARGE_PHOTO and self.tile is None else self.tile
+
         def normals_of(image: Tensor) -> Tensor:
-            large = image[0].numel() > LARGE_PHOTO and self.tile is None
-            return predict(model, image, flip=self.flip, tile=USUAL_TILE if large else self.tile)
+            return predict(model, image, flip=self.flip, tile=tile_of(image))
 
         if self.webcam is not None or is_video(source):
             with open_video(source) if self.webcam is None else open_webcam(self.webcam) as frames:
                 write_frames(frames, normals_of, outputs, source, result, max_frames=self.max_frames)
         else:
             image = read_image(source)
-            outputs.write_photo(source, result, image, normals_of(image))
+            if self.error:
+                normals, error = predict_with_error(model, image, flip=self.flip, tile=tile_of(image))
+                outputs.write_photo(source, result, image, normals, error)
+            else:
+                outputs.write_photo(source, result, image, normals_of(image))
 
 
 @dataclass(frozen=True)
@@ -542,7 +556,7 @@ def for_each_file(
 
 
 def _is_picture(path: Path, suffixes: Sequence[str]) -> bool:
-    hidden_or_result = path.name.startswith(".") or path.stem.endswith((".normals", ".preview", ".relit"))
+    hidden_or_result = path.name.startswith(".") or path.stem.endswith((".normals", ".preview", ".relit", ".error"))
     return path.suffix.lower() in suffixes and not hidden_or_result and path.is_file()
 
 

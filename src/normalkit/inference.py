@@ -15,13 +15,15 @@ from torch import Tensor, nn
 from normalkit.geometry import normalize
 from normalkit.images import read_image
 from normalkit.scaling import ROWS, enlarged_rows, scaled_picture, scaled_size
-from normalkit.tiling import add_tiles, check_tile
+from normalkit.tiling import MIN_TILE, add_tiles, check_tile
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-__all__ = ["device_of", "evaluation_mode", "predict", "predict_batch"]
+    from normalkit.models.base import NormalEstimator
+
+__all__ = ["device_of", "evaluation_mode", "predict", "predict_batch", "predict_with_error"]
 
 
 def predict(
@@ -31,7 +33,7 @@ def predict(
     flip: bool = False,
     tile: int | None = None,
 ) -> Tensor:
-    """Estimate the normals of one picture.
+    """Estimate the normals of one picture; `predict_with_error` also says how sure they are.
 
     Args:
         model: As in `normalkit.models`; used in eval mode where its parameters are, and left as it was.
@@ -66,19 +68,62 @@ def predict(
     if tile is not None:
         check_tile(tile)
     pixels = read_image(image)
-    _, height, width = pixels.shape
-    with evaluation_mode(model):
-        try:
-            if tile is not None:
-                return _predict_in_tiles(model, pixels, flip=flip, tile=tile)
-            images = pixels.to(device_of(model))[None].float() / 255
-            return normalize(predict_batch(model, images, flip=flip)[0].float(), dim=0).cpu()
-        except RuntimeError as error:
-            # A GPU's error has a class of its own, a processor's only its message.
-            if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
-                raise
-            mend = "shrink it, or work in tiles (tile=1024)" if tile is None else f"use smaller tiles than {tile}"
-            raise MemoryError(f"a picture of {width} x {height} does not fit into memory; {mend}") from error
+    with evaluation_mode(model), _memory_named(pixels, tile):
+        if tile is not None:
+            return _predict_in_tiles(model, pixels, flip=flip, tile=tile)
+        images = pixels.to(device_of(model))[None].float() / 255
+        return normalize(predict_batch(model, images, flip=flip)[0].float(), dim=0).cpu()
+
+
+def predict_with_error(
+    model: NormalEstimator,
+    image: str | os.PathLike[str] | Image.Image | NDArray[Any] | Tensor,
+    *,
+    flip: bool = False,
+    tile: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Estimate the normals of one picture, and the error that the network expects of each.
+
+    Args:
+        model: Trained with `AngMFLoss`, so that it has a `concentration`.
+        image: As in `predict`.
+        flip: As in `predict`; where the two answers disagree, the error is larger.
+        tile: As in `predict`.
+
+    Returns:
+        (3, H, W) float32 unit normals, `Convention.OPENCV`, and (H, W) float32 degrees, both on the CPU; 0 and 90 where
+        the model gives no direction.
+
+    Raises:
+        ValueError: The model has no concentration; and as `predict`.
+        OSError: As `predict`.
+        TypeError: As `predict`.
+        MemoryError: As `predict`.
+    """
+    from normalkit.uncertainty import check_sure, normals_and_error
+
+    concentration = check_sure(model)
+    if tile is not None:
+        check_tile(tile)
+    pixels = read_image(image)
+    with evaluation_mode(model), _memory_named(pixels, tile):
+        raw = _raw_map(model, pixels, flip=flip, tile=tile)
+        normals, error = normals_and_error(raw[None], concentration)
+    return normals[0], error[0]
+
+
+@contextmanager
+def _memory_named(pixels: Tensor, tile: int | None) -> Iterator[None]:
+    """Say what to do where the memory does not suffice."""
+    try:
+        yield
+    except RuntimeError as error:
+        # A GPU's error has a class of its own, a processor's only its message.
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        _, height, width = pixels.shape
+        mend = "shrink it, or work in tiles (tile=1024)" if tile is None else f"use smaller tiles than {tile}"
+        raise MemoryError(f"a picture of {width} x {height} does not fit into memory; {mend}") from error
 
 
 def predict_batch(model: nn.Module, images: Tensor, *, flip: bool = False) -> Tensor:
@@ -165,6 +210,26 @@ def _predict_scaled(model: nn.Module, pixels: Tensor, resolution: int, *, flip: 
     return result
 
 
+def _raw_map(model: NormalEstimator, pixels: Tensor, *, flip: bool, tile: int | None) -> Tensor:
+    """The raw map (3, H, W) of a picture (3, H, W), uint8, on the CPU; with `flip` the mean of both."""
+    size, resolution = (pixels.shape[1], pixels.shape[2]), model.resolution
+    shown = pixels
+    if tile is not None and resolution is not None:
+        shown = scaled_picture(pixels, scaled_size(size, resolution))
+    answers = [_normals, _mirrored] if flip else [_normals]
+    with _as_is(model, resolution=resolution if tile is None else None):
+        total = torch.zeros(shown.shape)
+        for answer in answers:
+            _add_answers(total, answer, model, shown, tile=tile or max(*size, MIN_TILE), from_right=answer is _mirrored)
+    total /= len(answers)
+    if total.shape == pixels.shape:
+        return total
+    result = torch.empty(pixels.shape)
+    for rows, band in enlarged_rows(total, size):
+        result[:, rows] = band
+    return result
+
+
 def _add_answers(
     total: Tensor,
     answer: Callable[[nn.Module, Tensor], Tensor],
@@ -184,9 +249,9 @@ def _add_answers(
 
 
 @contextmanager
-def _as_is(model: nn.Module) -> Iterator[None]:
-    """A normal estimator that neither scales its images nor its answer's vectors."""
-    changed = {"resolution": None, "normalize": False}
+def _as_is(model: nn.Module, *, resolution: int | None = None) -> Iterator[None]:
+    """A normal estimator that neither scales its answer's vectors nor, by default, its images."""
+    changed = {"resolution": resolution, "normalize": False}
     before = {name: getattr(model, name) for name in changed}
     try:
         for name, value in changed.items():

@@ -10,6 +10,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -56,7 +57,8 @@ class Outputs:
     """The files to write of each source, whose name is NAME: NAME.normals and what is asked for.
 
     Of a photo: `NAME.normals.png`, or `.npy` or `.exr`; `NAME.preview.png`, the photo beside the colours of its
-    normals; `NAME.relit.png`; `NAME.points.ply`. Of a video: `NAME.normals.mp4`, the colours of its normals, or,
+    normals; `NAME.relit.png`; `NAME.points.ply`; `NAME.error.png`, the error that the network expects, in hundredths of
+    a degree as 16-bit grey. Of a video: `NAME.normals.mp4`, the colours of its normals, or,
     where a format is given, a folder `NAME.normals` with a file of it for each frame; `NAME.preview.mp4` and
     `NAME.relit.mp4`.
 
@@ -69,6 +71,7 @@ class Outputs:
         points: Whether to write point clouds, of photos.
         fov: As in `fov_intrinsics`, for point clouds.
         intrinsics: File of the camera's matrix, for the same.
+        error: Whether to write expected errors, of photos.
     """
 
     folder: Path
@@ -79,6 +82,7 @@ class Outputs:
     points: bool = False
     fov: float | None = None
     intrinsics: Path | None = None
+    error: bool = False
 
     def check(self, sources: Sequence[Path]) -> None:
         """Refuse what cannot be done, before any work.
@@ -98,11 +102,12 @@ class Outputs:
                 "--intrinsics"
             )
         self._matrix(2, 2)
-        if self.points and any(map(is_video, sources)):
-            raise ValueError("--points is for photos; leave the videos out")
+        for name in ("points", "error"):
+            if getattr(self, name) and any(map(is_video, sources)):
+                raise ValueError(f"--{name} is for photos; leave the videos out")
         originals = {source.resolve() for source in sources}
         for source in sources:
-            for kind in ("preview.png", "preview.mp4", "relit.png", "relit.mp4"):
+            for kind in ("preview.png", "preview.mp4", "relit.png", "relit.mp4", "error.png"):
                 if self._path(source, kind).resolve() in originals:
                     raise ValueError(f"{self._path(source, kind)} would be overwritten; choose another folder")
 
@@ -112,7 +117,9 @@ class Outputs:
             return ".mp4" if self.format is None else ""
         return file_suffix(self.format or "png")
 
-    def write_photo(self, source: Path, result: Path, image: Tensor, normals: Tensor) -> None:
+    def write_photo(
+        self, source: Path, result: Path, image: Tensor, normals: Tensor, error: Tensor | None = None
+    ) -> None:
         """Write all of a photo.
 
         Args:
@@ -120,8 +127,13 @@ class Outputs:
             result: Where the normals go.
             image: (3, H, W) uint8.
             normals: (3, H, W), `Convention.OPENCV`.
+            error: (H, W), degrees; needed where it is to be written.
         """
         self._write_normals(result, normals)
+        if self.error:
+            assert error is not None
+            with atomic_file(self._path(source, "error.png")) as temporary:
+                Image.fromarray((100 * error).round().numpy().astype(np.uint16)).save(temporary)
         for kind, picture in self._pictures(image, normals).items():
             with atomic_file(self._path(source, f"{kind}.png")) as temporary:
                 # A level that costs a fifth of the default's time, for a file a few per cent larger.

@@ -27,8 +27,10 @@ from normalkit.training.types import Batch
 __all__ = [
     "Sparsification",
     "calibrate",
+    "check_sure",
     "estimate",
     "expected_error",
+    "normals_and_error",
     "sparsification",
 ]
 
@@ -54,7 +56,7 @@ def expected_error(concentration: Tensor) -> Tensor:
 
 
 def estimate(model: NormalEstimator, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Normals and the error that the model expects of each.
+    """Normals and the error that the model expects of each, of a batch; of a picture, `predict_with_error`.
 
     Args:
         model: Trained with `AngMFLoss`, so that it has a `concentration`.
@@ -67,12 +69,38 @@ def estimate(model: NormalEstimator, images: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: The model has no concentration.
     """
-    if model.concentration is None:
+    concentration = check_sure(model)
+    return normals_and_error(model(images, normalize=False), concentration)
+
+
+def check_sure(model: NormalEstimator) -> float:
+    """The concentration of a model.
+
+    Args:
+        model: Any normal estimator.
+
+    Raises:
+        ValueError: It has none.
+    """
+    concentration: float | None = getattr(model, "concentration", None)
+    if concentration is None:
         raise ValueError("model: it was not trained to say how sure it is; train it with AngMFLoss")
-    raw = model(images, normalize=False)
+    return concentration
+
+
+def normals_and_error(raw: Tensor, concentration: float) -> tuple[Tensor, Tensor]:
+    """What a raw map says.
+
+    Args:
+        raw: (B, 3, H, W).
+        concentration: The model's.
+
+    Returns:
+        As `estimate`.
+    """
     # A vector that is not finite says nothing.
     raw = torch.where(raw.isfinite().all(1, keepdim=True), raw, 0)
-    return normalize(raw), expected_error(model.concentration * torch.linalg.vector_norm(raw, dim=1))
+    return normalize(raw), expected_error(concentration * torch.linalg.vector_norm(raw, dim=1))
 
 
 def calibrate(model: NormalEstimator, loader: Iterable[Batch]) -> float:
