@@ -17,7 +17,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 from torchvision.transforms.v2.functional import _utils as registry
-from torchvision.tv_tensors import Image, Mask
+from torchvision.tv_tensors import BoundingBoxes, Image, Mask
 
 from normalkit.geometry import Convention, angular_error, convert_normals
 from normalkit.transforms import Intrinsics, RandomCameraRotation, SurfaceNormals, training_transform
@@ -555,6 +555,51 @@ def test_a_zoom_is_what_the_intrinsics_say():
     assert 1.4 < max(focal) <= 1.6
 
 
+@pytest.mark.parametrize("size", [(30, 40), (25, 44), (90, 100), (7, 60)])
+def test_a_turned_camera_may_take_a_picture_of_another_size(size):
+    """All that the smaller or larger picture shows is where its intrinsics say."""
+    torch.manual_seed(4)
+    for _ in range(8):
+        _, _, moved = rotated_scene(pan=8, tilt=5, roll=12, zoom=1.5, size=size)
+        assert [tuple(moved[part].shape[-2:]) for part in ("image", "normals", "mask")] == [size] * 3
+        assert moved["intrinsics"].canvas_size == size
+        camera = moved["intrinsics"].as_subclass(torch.Tensor)
+        y, x = torch.meshgrid(*(torch.arange(n, dtype=torch.float32) for n in size), indexing="ij")
+        new = torch.linalg.solve(camera, torch.stack([x, y, torch.ones_like(x)]).flatten(1))
+        new = torch.nn.functional.normalize(new, dim=0).view(3, *size)
+        seen = moved["normals"].mask
+        assert torch.equal(seen, moved["mask"])
+        error = angular_error(moved["normals"].as_subclass(torch.Tensor), -new, dim=0)[seen]
+        assert error.max() < math.degrees(math.hypot(0.5 / 60, 0.5 / 62))
+        # The colours are directions in the world, by one rotation from those that the new camera sees.
+        colours = 2 * moved["image"].as_subclass(torch.Tensor) - 1
+        kernel = torch.ones(1, 1, 5, 5)
+        inner = torch.nn.functional.conv2d(seen[None, None].float(), kernel, padding=2)[0, 0] == 25
+        old, new = colours[:, inner].double(), new[:, inner].double()
+        if old.shape[1] < 3:
+            continue
+        u, _, v = torch.linalg.svd(new @ old.T)
+        turn = u @ torch.diag(torch.tensor([1, 1, torch.linalg.det(u @ v)], dtype=torch.float64)) @ v
+        assert (turn @ old - new).abs().max() < 5e-3
+
+
+def test_a_smaller_picture_is_averaged_and_bytes_stay_bytes():
+    board = ((torch.arange(60)[:, None] + torch.arange(80)) % 2 * 255).to(torch.uint8).expand(3, 60, 80)
+    camera = Intrinsics(torch.tensor([[60.0, 0, 39.5], [0, 60, 29.5], [0, 0, 1]]), canvas_size=(60, 80))
+    moved = RandomCameraRotation(size=(15, 20))({"image": Image(board), "intrinsics": camera})["image"]
+    assert (moved.dtype, moved.shape) == (torch.uint8, (3, 15, 20))
+    assert int(moved.min()) > 110
+    assert int(moved.max()) < 145
+
+
+def test_what_cannot_be_turned_and_resized_at_once_is_refused():
+    boxes = BoundingBoxes([[1, 1, 4, 4]], format="XYXY", canvas_size=(60, 80))
+    camera = Intrinsics(torch.tensor([[60.0, 0, 39.5], [0, 60, 29.5], [0, 0, 1]]), canvas_size=(60, 80))
+    with pytest.raises(TypeError, match="BoundingBoxes cannot be turned and resized"):
+        RandomCameraRotation(pan=3, size=(15, 20))({"boxes": boxes, "intrinsics": camera})
+    assert len(RandomCameraRotation(pan=3)({"boxes": boxes, "intrinsics": camera})["boxes"]) == 1
+
+
 def test_every_part_of_a_turned_sample_is_cut_alike():
     torch.manual_seed(2)
     _, sample, moved = rotated_scene(pan=15, tilt=10, roll=10)
@@ -564,6 +609,7 @@ def test_every_part_of_a_turned_sample_is_cut_alike():
         moved["intrinsics"].as_subclass(torch.Tensor), sample["intrinsics"].as_subclass(torch.Tensor)
     )
     assert [type(x) for x in moved.values()] == [Image, SurfaceNormals, Mask, Intrinsics]
+    assert [x.dtype for x in moved.values()] == [x.dtype for x in sample.values()]
 
 
 def test_the_camera_is_turned_alike_for_one_seed_and_not_without_angles():
@@ -618,9 +664,11 @@ def test_a_camera_that_is_not_known_cannot_be_turned(sample, message):
         RandomCameraRotation(pan=3)(sample)
 
 
-@pytest.mark.parametrize("options", [{"pan": -1}, {"tilt": 46}, {"roll": math.nan}, {"zoom": 0.9}, {"zoom": math.inf}])
+@pytest.mark.parametrize(
+    "options", [{"pan": -1}, {"tilt": 46}, {"roll": math.nan}, {"zoom": 0.9}, {"zoom": math.inf}, {"size": (0, 4)}]
+)
 def test_options_out_of_range_are_named(options):
-    with pytest.raises(ValueError, match=f"{next(iter(options))}=.*: wanted (degrees|a factor)"):
+    with pytest.raises(ValueError, match=rf"{next(iter(options))}=.*: wanted (degrees|a factor|\(height)"):
         RandomCameraRotation(**options)
 
 

@@ -126,7 +126,7 @@ def rooms(cfg: Config) -> tuple[Dataset[dict[str, torch.Tensor]], Dataset[dict[s
     scale = cfg.resolution / max(height, width)
     size = (round(height * scale), round(width * scale))
     # The rooms have cameras enough; far turns of theirs would leave black borders, which tell the turn.
-    view = [RandomCameraRotation(pan=3, tilt=3, roll=5, zoom=1.5), v2.Resize(size), v2.RandomHorizontalFlip()]
+    view = [RandomCameraRotation(pan=3, tilt=3, roll=5, zoom=1.5, size=size), v2.RandomHorizontalFlip()]
     parts = {"train": (cfg.count, cfg.room_seed, v2.Compose([*view, appearance_transform()]))}
     parts["held-out"] = (cfg.held_out, cfg.room_seed + 1, None)
     return tuple(_part(cfg, name, *part) for name, part in parts.items())

@@ -24,7 +24,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 from torchvision.transforms.v2.functional import _utils as registry
-from torchvision.tv_tensors import Mask, TVTensor
+from torchvision.tv_tensors import Image, Mask, TVTensor, Video, wrap
 
 from normalkit.codec import normals_to_rgb
 from normalkit.geometry import Convention, convert_normals, normalize, valid_normals
@@ -327,7 +327,23 @@ def _move_pixels(old: Tensor, back: Tensor, canvas: tuple[int, int]) -> Tensor:
         index = (row * width + column).flatten().to(old.device)
         moved = old.flatten(-2).index_select(-1, index).reshape(*old.shape[:-2], *canvas)
         inside = in_height & in_width
-    return moved if inside.all() else torch.where(inside.to(old.device), moved, 0)
+    return moved if inside.all() else moved.masked_fill(~inside.to(old.device), 0)
+
+
+def _move_picture(old: Tensor, back: Tensor, canvas: tuple[int, int], *, scale: float) -> Tensor:
+    """Between the old pixels (..., C, H, W), 0 where there are none; made smaller first where `scale` is below 1."""
+    height, width = old.shape[-2:]
+    picture = old.reshape(-1, *old.shape[-3:])
+    small = [max(round(side * min(scale, 1)), 1) for side in (height, width)]
+    picture = (F.resize(picture, small, antialias=True) if small != [height, width] else picture).float()
+    y, x = torch.meshgrid(*(torch.arange(side, dtype=torch.float64) for side in canvas), indexing="ij")
+    places = torch.einsum("ij,jhw->ihw", back, torch.stack([x, y, torch.ones_like(x)]))
+    # From -1 to 1 between the borders, whatever the number of pixels.
+    grid = (2 * places[:2] / places[2] + 1) / torch.tensor([width, height]).view(2, 1, 1) - 1
+    grid = grid.permute(1, 2, 0).to(picture)[None].expand(len(picture), -1, -1, -1)
+    moved = torch.nn.functional.grid_sample(picture, grid, mode="bilinear", align_corners=False)
+    moved = moved.reshape(*old.shape[:-2], *canvas)
+    return moved if old.is_floating_point() else moved.round().to(old.dtype)
 
 
 def _nearest(place: Tensor, side: int) -> tuple[Tensor, Tensor]:
@@ -424,10 +440,13 @@ class RandomCameraRotation(v2.Transform):
         tilt: Largest turn up or down, degrees.
         roll: Largest turn of the picture either way, degrees.
         zoom: Largest factor of the focal length; 1 for none. Its logarithm is uniform from 0 up.
+        size: Height and width of the new picture, which shows the middle of what one of the old size would, as much as
+            its shape allows. Only its pixels are computed, so that a smaller picture costs less. None for the old size.
 
     Raises:
-        ValueError: An angle is not in [0, 45], or `zoom` is below 1. From the transform: the sample has no
-            intrinsics, or unknown ones.
+        ValueError: An angle is not in [0, 45], `zoom` is below 1, or `size` is not two positive numbers. From the
+            transform: the sample has no intrinsics, or unknown ones.
+        TypeError: From the transform: there is a `size`, and the sample has other tv_tensors than those above.
 
     Examples:
         >>> from torchvision.tv_tensors import Image
@@ -437,14 +456,24 @@ class RandomCameraRotation(v2.Transform):
         torch.Size([3, 48, 64])
     """
 
-    def __init__(self, *, pan: float = 0.0, tilt: float = 0.0, roll: float = 0.0, zoom: float = 1.0) -> None:
+    def __init__(
+        self,
+        *,
+        pan: float = 0.0,
+        tilt: float = 0.0,
+        roll: float = 0.0,
+        zoom: float = 1.0,
+        size: tuple[int, int] | None = None,
+    ) -> None:
         super().__init__()
+        if size is not None and (len(size) != 2 or any(type(side) is not int or side < 1 for side in size)):
+            raise ValueError(f"size={size}: wanted (height, width) in pixels, or None")
         for name, angle in (("pan", pan), ("tilt", tilt), ("roll", roll)):
             if not 0 <= angle <= 45:
                 raise ValueError(f"{name}={angle}: wanted degrees in [0, 45]")
         if not 1 <= zoom < math.inf:
             raise ValueError(f"zoom={zoom}: wanted a factor of at least 1")
-        self.pan, self.tilt, self.roll, self.zoom = pan, tilt, roll, zoom
+        self.pan, self.tilt, self.roll, self.zoom, self.size = pan, tilt, roll, zoom, size
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """Draw the angles; see `torchvision.transforms.v2.Transform`."""
@@ -461,10 +490,18 @@ class RandomCameraRotation(v2.Transform):
         roll = _matrix((cr, -sr, 0), (sr, cr, 0), (0, 0, 1))
         turn = roll @ tilt @ pan
         matrix = camera.as_subclass(Tensor).double().cpu()
-        zoomed = matrix.clone()
+        zoomed, factor = matrix.clone(), 1.0
         if self.zoom > 1:
-            zoomed[:2, :2] *= self.zoom ** torch.rand((), dtype=torch.float64)
-        return {"motion": Motion(zoomed @ turn @ torch.linalg.inv(matrix), turn, camera.canvas_size)}
+            factor = self.zoom ** float(torch.rand((), dtype=torch.float64))
+            zoomed[:2, :2] *= factor
+        height, width = camera.canvas_size
+        new_height, new_width = size = self.size or (height, width)
+        scale = max(new_height / height, new_width / width)
+        # Middle to middle; the picture's own is half a pixel before the pixel of that number.
+        fit = _scale_and_shift(
+            scale, (new_width - 1 - scale * (width - 1)) / 2, scale, (new_height - 1 - scale * (height - 1)) / 2
+        )
+        return {"motion": Motion(fit @ zoomed @ turn @ torch.linalg.inv(matrix), turn, size), "scale": scale * factor}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Turn one part of the sample."""
@@ -473,12 +510,19 @@ class RandomCameraRotation(v2.Transform):
             return _move_normals(inpt, motion=lambda canvas: motion)
         if isinstance(inpt, Intrinsics):
             return _move_intrinsics(inpt, motion=lambda canvas: motion)
+        back = torch.linalg.inv(motion.pixels)
+        if isinstance(inpt, Mask):
+            return Mask(_move_pixels(inpt.as_subclass(Tensor), back, motion.canvas))
+        if isinstance(inpt, Tensor) and (isinstance(inpt, Image | Video) or not isinstance(inpt, TVTensor)):
+            moved = _move_picture(inpt.as_subclass(Tensor), back, motion.canvas, scale=params["scale"])
+            return wrap(moved, like=inpt) if isinstance(inpt, TVTensor) else moved
+        if self.size is not None:
+            raise TypeError(f"a {type(inpt).__name__} cannot be turned and resized at once; leave `size` out")
         # torchvision counts pixels from the corner of the picture, and wants the way back.
         half = _scale_and_shift(1, 0.5, 1, 0.5)
-        back = half @ torch.linalg.inv(half @ motion.pixels)
-        coefficients = (back / back[2, 2]).flatten()[:8].tolist()
-        how = v2.InterpolationMode.NEAREST if isinstance(inpt, Mask) else v2.InterpolationMode.BILINEAR
-        return F.perspective(inpt, None, None, interpolation=how, coefficients=coefficients)
+        corner = half @ back @ torch.linalg.inv(half)
+        coefficients = (corner / corner[2, 2]).flatten()[:8].tolist()
+        return F.perspective(inpt, None, None, interpolation=v2.InterpolationMode.BILINEAR, coefficients=coefficients)
 
 
 def training_transform(
@@ -530,13 +574,12 @@ def training_transform(
     turns = bool(max_pan or max_tilt)
     steps: list[v2.Transform] = [_RequireNormals()]
     if turns:
-        steps.append(RandomCameraRotation(pan=max_pan, tilt=max_tilt, roll=max_rotation, zoom=min_scale**-0.5))
-    # Behind a camera rotation all of the picture, or of another shape the most from its middle.
-    least = 1.0 if turns else min_scale
-    steps += [
-        v2.RandomResizedCrop((height, width), scale=(least, 1.0), ratio=(aspect, aspect)),
-        v2.RandomHorizontalFlip(),
-    ]
+        steps.append(
+            RandomCameraRotation(pan=max_pan, tilt=max_tilt, roll=max_rotation, zoom=min_scale**-0.5, size=size)
+        )
+    else:
+        steps.append(v2.RandomResizedCrop((height, width), scale=(min_scale, 1.0), ratio=(aspect, aspect)))
+    steps.append(v2.RandomHorizontalFlip())
     if max_rotation and not turns:
         steps.append(v2.RandomRotation(max_rotation, interpolation=v2.InterpolationMode.BILINEAR))
     if jitter:
