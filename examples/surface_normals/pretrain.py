@@ -105,7 +105,7 @@ def main(cfg: Config) -> None:
     best = load_model(cfg.out / "best", device=training_device())
     concentration = calibrate(best, evaluation_loader(held_out, workers=cfg.workers))
     figures = evaluate(best, evaluation_loader(held_out, workers=cfg.workers))
-    facts = {"data": read_config(cfg.out / "best")["data"], "rooms": figures}
+    facts = {"data": read_config(cfg.out / "best")["data"], "metrics": figures}
     save_model(cfg.out / "model", best.cpu(), metadata=facts, dtype=torch.float16)
     with atomic_file(cfg.out / "rooms.json") as path:
         path.write_text(json.dumps({**figures, "concentration": concentration}, indent=2) + "\n")
