@@ -48,7 +48,9 @@ def test_the_wheel_holds_the_library_alone(built):
     with zipfile.ZipFile(wheel) as archive:
         names = [name for name in archive.namelist() if ".dist-info/" not in name]
     assert {name.split("/")[0] for name in names} == {"normalkit"}
-    assert {Path(name).suffix for name in names} <= {".py", ".typed"}
+    rooms = {f"normalkit/models/rooms/{name}" for name in ("README.md", "config.json", "model.safetensors")}
+    assert rooms <= set(names)
+    assert {Path(name).suffix for name in set(names) - rooms} <= {".py", ".typed", ".js", ".css"}
     source = ROOT / "src" / "normalkit"
     kept = {
         path.relative_to(source.parent).as_posix() for path in source.rglob("*") if path.suffix in (".py", ".typed")
@@ -62,7 +64,7 @@ def test_the_sdist_holds_no_data_and_no_hidden_files(built):
     (sdist,) = (built / "dist").glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         names = [member.name.split("/", 1)[1] for member in archive.getmembers() if member.isfile()]
-    kinds = {".py", ".typed", ".md", ".toml", ".txt", ".ipynb", ""}
+    kinds = {".py", ".typed", ".js", ".css", ".md", ".json", ".safetensors", ".toml", ".txt", ".ipynb", ""}
     assert {Path(name).suffix for name in names} <= kinds
     assert [name for name in names if Path(name).name.startswith(".")] in ([], [".gitignore"])
 

@@ -48,9 +48,10 @@ class Predict:
 
     photos: tyro.conf.Positional[tuple[Path, ...]]
     """Picture and video files, or folders of them."""
-    checkpoint: str
-    """Folder of a trained model, such as runs/surface_normals/best; or OWNER/NAME of one on the Hugging Face Hub."""
-    out: Path
+    checkpoint: str | None = None
+    """Folder of a trained model, such as runs/surface_normals/best; or OWNER/NAME of one on the Hugging Face Hub. By
+    default the small network that comes with normalkit, which was trained on generated rooms."""
+    out: Path = Path("normals")
     """Folder for the results; made if missing."""
     format: Format | None = None
     """png has 8 bits a channel, png16 16; npy and exr are float32. By default png of photos, and of videos an mp4 of
@@ -150,8 +151,9 @@ class Predict:
 class Demo:
     """Serve a page for the browser: drop a photo, see its normals, move a light over it."""
 
-    checkpoint: str
-    """Folder of a trained model; or OWNER/NAME of one on the Hugging Face Hub."""
+    checkpoint: str | None = None
+    """Folder of a trained model; or OWNER/NAME of one on the Hugging Face Hub. By default the small network that comes
+    with normalkit."""
     host: str = "127.0.0.1"
     """Address to listen on; the default is reached from this machine alone, and there is no password."""
     port: int = 7860

@@ -36,6 +36,9 @@ FORMAT = 1
 HEADER = ("format", "normalkit", "model", "config", "convention")
 """What `config.json` always has; its other entries are metadata."""
 
+ROOMS = Path(__file__).parent / "rooms"
+"""The model that comes with the library."""
+
 MODELS: dict[str, type[ImageModel]] = {
     model.__name__: model for model in (UNetNormals, BilinearNormals, SMPNormals, BaseNet, ImprovedNet)
 }
@@ -193,13 +196,16 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     return dict(config)
 
 
-def load_model(source: str | Path, *, device: str | torch.device = "cpu", **hub: Unpack[HubOptions]) -> NormalEstimator:
+def load_model(
+    source: str | Path | None = None, *, device: str | torch.device = "cpu", **hub: Unpack[HubOptions]
+) -> NormalEstimator:
     """Build a saved normal estimator and load its weights; no code in the files is run.
 
     Of a local folder nothing is downloaded; of a model on the Hub its own weights, and never the encoder's from timm.
 
     Args:
         source: A folder that `save_model` wrote; or `owner/name` of a model on the Hub, where there is no such folder.
+            None for the small U-Net that comes with normalkit, which was trained on generated rooms.
         device: Where to put the model.
         hub: `revision`, `cache_dir`, `token` and `local_files_only`, as `normalkit.models.hub.find_checkpoint` takes
             them.
@@ -213,7 +219,7 @@ def load_model(source: str | Path, *, device: str | torch.device = "cpu", **hub:
         ValueError: A file is damaged, the weights are not those of the model which the config describes, or that is
             no normal estimator.
     """
-    return NormalEstimator.from_pretrained(source, device=device, **hub)
+    return NormalEstimator.from_pretrained(ROOMS if source is None else source, device=device, **hub)
 
 
 def load_as(kind: type[M], source: str | Path, *, device: str | torch.device = "cpu", **hub: Unpack[HubOptions]) -> M:
