@@ -18,7 +18,7 @@ from torch import Tensor
 from normalkit.codec import normals_to_rgb, write_normals
 from normalkit.files import atomic_file, atomic_folder
 from normalkit.geometry import Convention, convert_normals
-from normalkit.images import import_exr, read_intrinsics
+from normalkit.images import import_exr, read_intrinsics, to_pillow
 from normalkit.integrate import fov_intrinsics
 from normalkit.pointcloud import photo_points, write_ply
 from normalkit.video import VIDEOS, Frames, write_video
@@ -137,7 +137,7 @@ class Outputs:
         for kind, picture in self._pictures(image, normals).items():
             with atomic_file(self._path(source, f"{kind}.png")) as temporary:
                 # A level that costs a fifth of the default's time, for a file a few per cent larger.
-                Image.fromarray(picture.permute(1, 2, 0).numpy()).save(temporary, compress_level=2)
+                to_pillow(picture).save(temporary, compress_level=2)
         if self.points:
             matrix = self._matrix(image.shape[1], image.shape[2])
             assert matrix is not None

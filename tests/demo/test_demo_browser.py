@@ -6,12 +6,11 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from coloured import Itself, coloured, free_port, photo
+from coloured import coloured, photo
 from PIL import Image
 
 from normalkit.codec import read_normals, rgb_to_normals
 from normalkit.demo.page import QUEUE
-from normalkit.demo.server import serving
 from normalkit.geometry import angular_error
 from normalkit.visualize.relight import relight
 
@@ -35,17 +34,6 @@ FLAGS = [
 ]
 WAIT = 100_000
 """Milliseconds; a machine may be busy."""
-
-
-@pytest.fixture(scope="module")
-def model():
-    return Itself()
-
-
-@pytest.fixture(scope="module")
-def address(model):
-    with serving(model, port=free_port()) as url:
-        yield url
 
 
 @pytest.fixture(scope="module")

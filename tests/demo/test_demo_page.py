@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from coloured import Itself, coloured, free_port, photo
+from coloured import coloured, free_port, photo
 from PIL import Image
 from pngs import png_claiming
 
@@ -64,17 +64,6 @@ class Visitor:
         answer = self.http.get("/" + re.search(rf'data-{which}="([^"]*)"', view)[1])
         answer.raise_for_status()
         return np.array(Image.open(io.BytesIO(answer.content)))
-
-
-@pytest.fixture(scope="module")
-def model():
-    return Itself()
-
-
-@pytest.fixture(scope="module")
-def address(model):
-    with serving(model, port=free_port()) as url:
-        yield url
 
 
 @pytest.fixture

@@ -58,13 +58,10 @@ def write_samples(
     loader: DataLoader[Any] = DataLoader(
         _Writing(dataset, folder, bits), batch_size=None, sampler=missing, num_workers=workers
     )
-    if not progress:
-        for _ in loader:
-            pass
-        return
     from tqdm import tqdm
 
-    for _ in tqdm(loader, desc=f"writing {folder.name}", initial=count - len(missing), total=count):
+    done = count - len(missing)
+    for _ in tqdm(loader, desc=f"writing {folder.name}", initial=done, total=count, disable=not progress):
         pass
 
 

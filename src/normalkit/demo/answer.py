@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote
 
-import numpy as np
-from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
 from normalkit.codec import normals_to_rgb, write_normals
-from normalkit.images import FORMATS, open_picture, read_image
+from normalkit.images import FORMATS, open_picture, read_image, to_pillow
 from normalkit.inference import predict
 
 if TYPE_CHECKING:
@@ -129,8 +127,8 @@ def view_of(model: nn.Module, path: Path, folder: Path) -> str:
     _, height, width = photo.shape
     place = _new_folder(folder)
     # Quality 95 without colour sub-sampling: what is lit shows every fault of the photo.
-    _picture(_at_most(photo, VIEW_SIDE)).save(place / "photo.jpg", quality=95, subsampling=0)
-    _picture(normals_to_rgb(_at_most(normals, VIEW_SIDE))).save(place / "normals.png", compress_level=1)
+    to_pillow(_at_most(photo, VIEW_SIDE)).save(place / "photo.jpg", quality=95, subsampling=0)
+    to_pillow(normals_to_rgb(_at_most(normals, VIEW_SIDE))).save(place / "normals.png", compress_level=1)
     return _element(
         {
             "photo": _address(place / "photo.jpg"),
@@ -186,10 +184,6 @@ def _at_most(picture: Tensor, side: int) -> Tensor:
     size = [max(1, round(height * side / longer)), max(1, round(width * side / longer))]
     shrunk: Tensor = resize(picture, size, interpolation=InterpolationMode.BILINEAR, antialias=True)
     return shrunk
-
-
-def _picture(rgb: Tensor) -> Image.Image:
-    return Image.fromarray(np.ascontiguousarray(rgb.permute(1, 2, 0).numpy()))
 
 
 def _new_folder(folder: Path) -> Path:
