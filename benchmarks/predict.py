@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import timm
 import torch
-from metrics import processor
+from measurement import processor
 from PIL import Image
 from torch import Tensor, nn
 

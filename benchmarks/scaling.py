@@ -227,12 +227,15 @@ def draw(points: Sequence[Point]) -> Any:
             axes.plot(places, [point["ms"] for point in mine], "o-", color=colour, label=kind.replace("`", ""))
             if memory is not None:
                 memory.plot(places, [point["MB"] for point in mine], "s--", color=colour, alpha=0.5)
-                memory.set(ylabel="MB (dashed)", ylim=(0, None))
-        if curve not in ("skips", "processes"):
-            axes.set_xscale("log")
+        if curve in ("skips", "processes"):
+            axes.set_ylim(0, 1.1 * axes.get_ylim()[1])
+        else:
+            axes.set(xscale="log", yscale="log")
             axes.minorticks_off()
+        if memory is not None:
+            memory.set(ylabel="MB (dashed)", ylim=(0, 1.1 * memory.get_ylim()[1]))
         axes.set_xticks(places, list(map(str, places)))
-        axes.set(xlabel=curve, ylabel="ms", ylim=(0, None))
+        axes.set(xlabel=curve, ylabel="ms")
         axes.legend(fontsize=7)
     return figure
 

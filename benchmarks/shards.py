@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cifar_loader import processor
+from measurement import processor
 from PIL import Image
 from torch.utils.data import Dataset
 

@@ -712,6 +712,19 @@ def test_help_comes_without_loading_the_library():
     assert loaded.isdisjoint({"accelerate", "cv2", "matplotlib", "numpy", "tensorboard", "timm", "torch"})
 
 
+def test_a_prediction_loads_nothing_that_it_does_not_need(tmp_path):
+    Image.new("RGB", (40, 30)).save(tmp_path / "photo.png")
+    words = ["predict", str(tmp_path / "photo.png"), "--out", str(tmp_path / "out")]
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "normalkit.cli", *words], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "timm" in loaded
+    # Together they take as long as torch.
+    assert loaded.isdisjoint({"accelerate", "matplotlib", "scipy", "tensorboard", "torchmetrics"})
+
+
 @dataclass(frozen=True)
 class Config:
     number: int = 1

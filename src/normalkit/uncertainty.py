@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,8 +21,9 @@ from normalkit.geometry import angular_error, normalize, valid_normals
 from normalkit.inference import device_of, evaluation_mode
 from normalkit.losses import angmf_by_pixel
 from normalkit.models.base import NormalEstimator
-from normalkit.training.devices import to_device
-from normalkit.training.types import Batch
+
+if TYPE_CHECKING:
+    from normalkit.training.types import Batch
 
 __all__ = [
     "Sparsification",
@@ -119,6 +120,9 @@ def calibrate(model: NormalEstimator, loader: Iterable[Batch]) -> float:
     Raises:
         ValueError: There is no valid pixel.
     """
+    # What trains brings torchmetrics along, which takes longer to import than all that a prediction needs.
+    from normalkit.training.devices import to_device
+
     device = device_of(model)
     scales = SCALES.to(device)
     sums, count = torch.zeros(len(scales), dtype=torch.float64, device=device), 0
