@@ -1,4 +1,4 @@
-"""What can be checked of the benchmarks without running them: they take many minutes, and `make bench` should not break."""
+"""What can be checked of the benchmarks without running them, which takes many minutes."""
 
 from __future__ import annotations
 
