@@ -10,6 +10,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import struct
 import sys
 import tarfile
@@ -20,6 +21,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +30,8 @@ from pngs import png_claiming
 
 from normalkit import Convention, NormalFolder, RGBDNormals, SMPNormals, UNetNormals, load_model, predict, read_normals
 from normalkit.cli import find_pictures
-from normalkit.data import read_labeled_images
+from normalkit.data import ShardedNormals, read_labeled_images, write_shards
+from normalkit.data.sample import make_sample
 from normalkit.images import read_depth, read_image, read_intrinsics, read_mask
 from normalkit.models.checkpoint import read_config
 from normalkit.nn.weights import read_safetensors, read_torch_file
@@ -36,7 +39,20 @@ from normalkit.nn.weights import read_safetensors, read_torch_file
 LIMIT = 1_500_000_000
 """Bytes of memory above what the libraries take."""
 
-CHECKED = ("16.png", "8.png", "picture.png", "data.tar", "model.safetensors", "weights.pth")
+MOST_MEMORY = 100_000_000
+"""Bytes that reading a hostile file may take; the worst of them claims 43 GB."""
+
+CHECKED = (
+    "16.png",
+    "8.png",
+    "picture.png",
+    "data.tar",
+    "model.safetensors",
+    "weights.pth",
+    "manifest.json",
+    "shard-000000.json",
+    "shard-000000.tar",
+)
 """Good files of formats with checksums: a damaged copy is refused, or gives what the whole one does."""
 
 
@@ -75,12 +91,21 @@ def make_good_files(folder: Path) -> dict[str, Callable[[Path], object]]:
         {name: value.clone() for name, value in model.encoder.model.state_dict().items()}, folder / "weights.pth"
     )
     (folder / "K.txt").write_text("500 0 16\n0 500 12\n0 0 1\n")
+    make_shards(folder / "shards")
+    record = next(ShardedNormals(folder / "shards").records([0]))
+    (folder / "shard-000000.record").write_bytes(record)
 
     def checkpoint(path: Path) -> list[bytes]:
         (folder / "damaged").mkdir(exist_ok=True)
         for file in (folder / "model" / "model.safetensors", path):
             (folder / "damaged" / file.name).write_bytes(file.read_bytes())
         return [tensor.numpy().tobytes() for tensor in load_model(folder / "damaged").state_dict().values()]
+
+    def sharded(path: Path) -> list[list[object]]:
+        shutil.copytree(folder / "shards", folder / "damaged_shards", dirs_exist_ok=True)
+        (folder / "damaged_shards" / path.name).write_bytes(path.read_bytes())
+        data = ShardedNormals(folder / "damaged_shards")
+        return [values(data[i]) for i in range(len(data))]
 
     def tensors(read: Callable[[Path], dict[str, torch.Tensor]]) -> Callable[[Path], dict[str, bytes]]:
         return lambda path: {name: tensor.numpy().tobytes() for name, tensor in read(path).items()}
@@ -100,7 +125,29 @@ def make_good_files(folder: Path) -> dict[str, Callable[[Path], object]]:
         "config.json": checkpoint,
         "weights.pth": tensors(read_torch_file),
         "K.txt": lambda path: read_intrinsics(path).numpy().tobytes(),
+        **dict.fromkeys(("manifest.json", "shard-000000.json", "shard-000000.tar"), sharded),
+        # Behind its checksum, which a stranger writes as well.
+        "shard-000000.record": lambda path: values(ShardedNormals(folder / "shards").decode(0, path.read_bytes())),
     }
+
+
+def place(folder: Path, name: str) -> Path:
+    """Where `make_good_files` put a file."""
+    return next(path for path in (folder / name, folder / "model" / name, folder / "shards" / name) if path.exists())
+
+
+def make_shards(folder: Path) -> None:
+    draw = torch.Generator().manual_seed(0)
+    normals, mask = torch.randn(3, 24, 32, generator=draw), torch.ones(24, 32, dtype=torch.bool)
+    samples = [
+        make_sample(normals.abs().clamp(0, 1), normals, mask, None, str(i), depth=normals[:1].abs()) for i in range(3)
+    ]
+    write_shards(samples, folder, samples_per_shard=2, progress=False)
+
+
+def values(sample: dict[str, object]) -> list[object]:
+    """What a sample holds, to be compared."""
+    return [value.numpy().tobytes() if isinstance(value, torch.Tensor) else value for value in sample.values()]
 
 
 def damaged(data: bytes, draw: random.Random) -> bytes:
@@ -125,7 +172,7 @@ def try_damaged(folder: Path, number: int) -> dict[str, Counter]:
     readers = make_good_files(folder)
     results: dict[str, Counter] = {}
     for name, read in readers.items():
-        source = next(path for path in (folder / name, folder / "model" / name) if path.exists())
+        source = place(folder, name)
         data, whole, draw = source.read_bytes(), read(source), random.Random(name)
         (folder / "copies").mkdir(exist_ok=True)
         results[name] = Counter()
@@ -149,6 +196,7 @@ def hostile_files(folder: Path) -> dict[str, Callable[[], object]]:
         **hostile_pictures(folder),
         **hostile_arrays(folder),
         **hostile_archives(folder),
+        **hostile_shards(folder),
         **hostile_links(folder),
     }
 
@@ -157,11 +205,14 @@ def hostile_weights(folder: Path) -> dict[str, Callable[[], object]]:
     folder = new(folder / "weights")
     torch.save({"weight": Hostile(folder)}, folder / "code.pth")
     torch.save({"weight": Hostile(folder)}, folder / "old.pth", _use_new_zipfile_serialization=False)
-    with zipfile.ZipFile(folder / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("archive/data.pkl", b"\x80\x02}q\x00.")
-        with archive.open("archive/data/0", "w", force_zip64=True) as entry:
-            for _ in range(64):
-                entry.write(bytes(2**20))
+    zeros = io.BytesIO()
+    torch.save({"weight": torch.zeros(MOST_MEMORY // 3)}, zeros)
+    with (
+        zipfile.ZipFile(zeros) as good,
+        zipfile.ZipFile(folder / "bomb.pth", "w", zipfile.ZIP_DEFLATED, True, 1) as bad,
+    ):
+        for name in good.namelist():
+            bad.writestr(name, good.read(name))
     (folder / "long.safetensors").write_bytes(struct.pack("<Q", 2**40) + b"{}" * 99)
     claim = {"w": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}}
     text = json.dumps(claim).encode()
@@ -316,6 +367,41 @@ def hostile_archives(folder: Path) -> dict[str, Callable[[], object]]:
     return cases
 
 
+def hostile_shards(folder: Path) -> dict[str, Callable[[], object]]:
+    folder = folder / "shards"
+    cases: dict[str, Callable[[], object]] = {}
+
+    def add(name: str, change: Callable[[Path], object]) -> None:
+        copy = folder / f"case{len(cases)}"
+        make_shards(copy)
+        change(copy)
+        cases[f"shards: {name}"] = lambda: ShardedNormals(copy)[1]
+
+    def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+        facts = json.loads(path.read_text())
+        change(facts)
+        path.write_text(json.dumps(facts))
+
+    def with_holes(copy: Path) -> None:
+        os.truncate(copy / "shard-000000.tar", 2**40)
+        edit(copy / "manifest.json", lambda facts: facts["shards"][0].update(bytes=2**40))
+        edit(copy / "shard-000000.json", lambda facts: facts["offsets"].__setitem__(-1, 2**40))
+
+    def linked(copy: Path) -> None:
+        (copy / "shard-000000.tar").rename(folder / "outside.tar")
+        (copy / "shard-000000.tar").symlink_to(folder / "outside.tar")
+
+    def elsewhere(file: str) -> Callable[[Path], object]:
+        return lambda copy: edit(copy / "manifest.json", lambda facts: facts["shards"][0].update(file=file))
+
+    add("a sample of 1 TB", with_holes)
+    add("a link out of the folder", linked)
+    add("a path out of the folder", elsewhere("../case0/shard-000000.tar"))
+    add("an address", elsewhere("http://example.com/shard-000000.tar"))
+    add("too many brackets", lambda copy: (copy / "shard-000000.json").write_text("[" * 200_000))
+    return cases
+
+
 def hostile_links(folder: Path) -> dict[str, Callable[[], object]]:
     folder = new(folder / "links")
     outside = new(folder / "outside")
@@ -419,7 +505,7 @@ def main() -> None:
     # Whatever is loaded on first use is no file's doing.
     readers = make_good_files(new(folder / "warm"))
     for name, read in readers.items():
-        read(next(path for path in (folder / "warm" / name, folder / "warm" / "model" / name) if path.exists()))
+        read(place(folder / "warm", name))
     limit = memory("VmSize") + LIMIT
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     hostile = try_hostile(new(folder / "hostile"))

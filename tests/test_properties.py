@@ -16,6 +16,7 @@ from torchvision.transforms import v2
 from torchvision.tv_tensors import Image, Mask
 
 from normalkit import (
+    AngMFLoss,
     AngularLoss,
     Convention,
     SurfaceNormalMetrics,
@@ -217,16 +218,18 @@ def test_loss_is_that_of_numpy(seed, height, width, length, dtype):
     bad=st.sampled_from([0.0, math.nan, math.inf, -math.inf]),
     dtype=dtypes,
 )
-def test_gradients_of_loss_and_angle_are_finite_everywhere(seed, length, angle, bad, dtype):
+def test_gradients_of_losses_and_angle_are_finite_everywhere(seed, length, angle, bad, dtype):
     kind = getattr(torch, dtype)
     target = vectors(seed, 1, 3, 2, 3)
     across = functional.normalize(torch.linalg.cross(target, vectors(seed + 1, 1, 3, 2, 3), dim=1), dim=1)
     pred = length * (math.cos(math.radians(angle)) * target + math.sin(math.radians(angle)) * across)
     target[..., 0, 0] = bad
     pred = pred.to(kind).requires_grad_()
-    AngularLoss()(pred, target.to(kind)).backward()
-    assert pred.grad.isfinite().all()
-    assert not pred.grad[..., 0, 0].any()
+    for loss in (AngularLoss(), AngMFLoss()):
+        pred.grad = None
+        loss(pred, target.to(kind)).backward()
+        assert pred.grad.isfinite().all()
+        assert not pred.grad[..., 0, 0].any()
     pred.grad = None
     angular_error(pred, target.to(kind)).nansum().backward()
     # A degree for a turn of length x a degree: below the smallest length whose slope the dtype can hold it is none.

@@ -7,12 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from strangers import CHECKED
+from strangers import CHECKED, MOST_MEMORY
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
-
-MOST_MEMORY = 100_000_000
-"""Bytes that reading a hostile file may take; the worst of them claims 43 GB."""
 
 
 def tried(folder, number):

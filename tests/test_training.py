@@ -603,10 +603,37 @@ def killed_at(number, folder, **kwargs):
 
 
 def check_whole(folder):
-    """Whatever there is of checkpoints must load, `best` no older than `last`."""
+    """Whatever there is must be readable: checkpoints, the state of the run, its config and its rows."""
     for name in ("best", "last"):
         if (folder / name).exists() or (folder / f"{name}.old").exists():
             assert load_model(folder / name)
+    for path, read in [
+        (folder / "last" / "training.pt", lambda path: torch.load(path, weights_only=True)),
+        (folder / "config.json", lambda path: json.loads(path.read_text())),
+        (folder / "metrics.csv", read_rows),
+    ]:
+        if path.exists():
+            assert read(path)
+
+
+def test_no_file_of_a_run_is_written_under_its_own_name(tmp_path):
+    """So that none is ever half written, whenever a run is killed; TensorBoard's log is appended to."""
+
+    def child():
+        opened = []
+
+        def note(event, args):
+            if event == "open" and isinstance(args[0], str) and args[2] & (os.O_WRONLY | os.O_RDWR):
+                opened.append(Path(args[0]))
+
+        sys.addaudithook(note)  # There for good, in a process of its own.
+        run(tmp_path / "run")
+        inside = [path.relative_to(tmp_path / "run") for path in opened if path.is_relative_to(tmp_path / "run")]
+        written = {path for path in inside if path.parts[0] != "tensorboard"}
+        assert {path.name for path in written} >= {"model.safetensors", "training.pt", "README.md"}
+        assert [path for path in written if not path.parts[0].startswith(".")] == []
+
+    assert exit_status(child) == 0
 
 
 def test_a_run_killed_between_any_two_renames_ends_as_one_that_was_not(tmp_path, whole_run):

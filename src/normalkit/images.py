@@ -245,6 +245,11 @@ def check_size(path: File, width: int, height: int) -> None:
         )
 
 
+def size_text(picture: Tensor) -> str:
+    """Width and height of (..., H, W), for messages."""
+    return f"{picture.shape[-1]} x {picture.shape[-2]}"
+
+
 def _check_values(path: File, count: int) -> None:
     """Refuse more numbers than any picture has; they may be a few bytes in the file, or none at all."""
     if count > MAX_VALUES:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -186,9 +186,8 @@ def _predict_in_tiles(model: nn.Module, pixels: Tensor, *, flip: bool, tile: int
     if resolution is not None:
         return _predict_scaled(model, pixels, resolution, flip=flip, tile=tile)
     total = torch.zeros(pixels.shape)
-    _add_answers(total, _unit, model, pixels, tile=tile)
-    if flip:
-        _add_answers(total, _unit_mirrored, model, pixels, tile=tile, from_right=True)
+    for mirror in _mirrors(flip):
+        _add_answers(total, model, pixels, tile=tile, mirror=mirror, unit=True)
     for band in torch.split(total, ROWS, dim=1):
         band.copy_(normalize(band, dim=0))
     return total
@@ -198,11 +197,10 @@ def _predict_scaled(model: nn.Module, pixels: Tensor, resolution: int, *, flip: 
     """The same as `NormalEstimator.forward` does it: the picture scaled to the network, and its raw map back."""
     size = (pixels.shape[1], pixels.shape[2])
     shown = scaled_picture(pixels, scaled_size(size, resolution))
-    maps = [torch.zeros_like(shown) for _ in range(2 if flip else 1)]
+    maps = [torch.zeros_like(shown) for _ in _mirrors(flip)]
     with _as_is(model):
-        _add_answers(maps[0], _normals, model, shown, tile=tile)
-        if flip:
-            _add_answers(maps[1], _mirrored, model, shown, tile=tile, from_right=True)
+        for total, mirror in zip(maps, _mirrors(flip), strict=True):
+            _add_answers(total, model, shown, tile=tile, mirror=mirror)
     result = torch.empty(pixels.shape)
     for bands in zip(*(enlarged_rows(small, size) for small in maps), strict=True):
         rows = bands[0][0]
@@ -216,12 +214,11 @@ def _raw_map(model: NormalEstimator, pixels: Tensor, *, flip: bool, tile: int | 
     shown = pixels
     if tile is not None and resolution is not None:
         shown = scaled_picture(pixels, scaled_size(size, resolution))
-    answers = [_normals, _mirrored] if flip else [_normals]
     with _as_is(model, resolution=resolution if tile is None else None):
         total = torch.zeros(shown.shape)
-        for answer in answers:
-            _add_answers(total, answer, model, shown, tile=tile or max(*size, MIN_TILE), from_right=answer is _mirrored)
-    total /= len(answers)
+        for mirror in _mirrors(flip):
+            _add_answers(total, model, shown, tile=tile or max(*size, MIN_TILE), mirror=mirror)
+    total /= len(_mirrors(flip))
     if total.shape == pixels.shape:
         return total
     result = torch.empty(pixels.shape)
@@ -230,22 +227,23 @@ def _raw_map(model: NormalEstimator, pixels: Tensor, *, flip: bool, tile: int | 
     return result
 
 
+def _mirrors(flip: bool) -> tuple[bool, ...]:
+    """Whether the picture is to be mirrored, for each answer of which the mean is wanted."""
+    return (False, True) if flip else (False,)
+
+
 def _add_answers(
-    total: Tensor,
-    answer: Callable[[nn.Module, Tensor], Tensor],
-    model: nn.Module,
-    pixels: Tensor,
-    *,
-    tile: int,
-    from_right: bool = False,
+    total: Tensor, model: nn.Module, pixels: Tensor, *, tile: int, mirror: bool, unit: bool = False
 ) -> None:
-    device = device_of(model)
+    """Add what the model gives for each tile, as it is or made unit length."""
+    device, answer = device_of(model), _mirrored if mirror else _normals
 
     def estimate(part: Tensor) -> Tensor:
         images = part.to(device)[None]
-        return answer(model, images if images.is_floating_point() else images.float() / 255)[0].float().cpu()
+        found = answer(model, images if images.is_floating_point() else images.float() / 255).float()
+        return (normalize(found) if unit else found)[0].cpu()
 
-    add_tiles(total, estimate, pixels, tile=tile, stride=_whole_number(model, "stride") or 1, from_right=from_right)
+    add_tiles(total, estimate, pixels, tile=tile, stride=_whole_number(model, "stride") or 1, from_right=mirror)
 
 
 @contextmanager
@@ -266,14 +264,6 @@ def _whole_number(model: nn.Module, name: str) -> int | None:
     """An attribute of normal estimators; None where it is none, or another thing, as a convolution's `stride` is."""
     value = getattr(model, name, None)
     return value if type(value) is int else None
-
-
-def _unit(model: nn.Module, images: Tensor) -> Tensor:
-    return normalize(_normals(model, images).float())
-
-
-def _unit_mirrored(model: nn.Module, images: Tensor) -> Tensor:
-    return normalize(_mirrored(model, images).float())
 
 
 def _mirrored(model: nn.Module, images: Tensor) -> Tensor:

@@ -437,6 +437,33 @@ def test_an_index_that_disagrees(shards, changes, message):
         ShardedNormals(shards)[0]
 
 
+def test_a_sample_that_claims_a_terabyte(shards):
+    """Of holes, so that the shard is as long as the manifest says."""
+    path, index = shards / "shard-000000.tar", shards / "shard-000000.json"
+    with open(path, "r+b") as file:
+        file.truncate(2**40)
+    rows = json.loads((shards / "manifest.json").read_text())["shards"]
+    edit_json(shards / "manifest.json", shards=[{**rows[0], "bytes": 2**40}, *rows[1:]])
+    edit_json(index, offsets=[*json.loads(index.read_text())["offsets"][:-1], 2**40])
+    with pytest.raises(ValueError, match=r"shard-000000\.json: has a sample of 1,099,5\S+ bytes; wanted at most"):
+        ShardedNormals(shards)[4]
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "shard-000000.json", "shard-000000.tar"])
+def test_a_link_that_leads_out_of_the_folder(shards, tmp_path, name):
+    (shards / name).rename(tmp_path / name)
+    (shards / name).symlink_to(tmp_path / name)
+    with pytest.raises(ValueError, match=rf"{name}: a link that leads out of"):
+        ShardedNormals(shards)[0]
+
+
+def test_a_link_to_the_folder_and_links_within_it_are_followed(shards, tmp_path):
+    (shards / "shard-000000.tar").rename(shards / "real.tar")
+    (shards / "shard-000000.tar").symlink_to("real.tar")
+    (tmp_path / "link").symlink_to(shards)
+    assert_same(ShardedNormals(tmp_path / "link")[0], Numbered()[0])
+
+
 def test_another_convention_than_was_expected(shards):
     assert ShardedNormals(shards, convention="OPENCV").manifest.convention == Convention.OPENCV
     with pytest.raises(ValueError, match=r"the labels are OPENCV, but convention=DSINE; leave the argument out"):

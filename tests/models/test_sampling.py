@@ -10,6 +10,7 @@ from torch import nn
 
 from normalkit import AngularLoss, BilinearNormals, SMPNormals, UNetNormals
 from normalkit.models.smp import ARCHITECTURES
+from normalkit.uncertainty import estimate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -64,7 +65,11 @@ def check_eval(model, images, laid_out):
     torch.testing.assert_close(normals.norm(dim=1), torch.ones_like(normals[:, 0]))
     assert float((raw - other).abs().max()) <= 1e-4 * float(raw.abs().max())
     assert others.shape == normals.shape
-    return normals
+    model.concentration = 2.0
+    with torch.no_grad():
+        again, error = estimate(model, images)
+    assert torch.equal(again, normals)
+    assert ((error >= 0) & (error <= 90)).all()
 
 
 def check_training(model, images):
@@ -91,6 +96,8 @@ def check_copies(model, images):
     for twin in (again, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         with torch.no_grad():
             assert torch.equal(twin(images), model(images))
+    # No weight, so that copies alone have it.
+    assert copy.deepcopy(model).concentration == pickle.loads(pickle.dumps(model)).concentration == 2.0
 
 
 def check(model, draw):

@@ -22,6 +22,7 @@ __all__ = [
     "loader_workers",
     "mix_seeds",
     "process_rank",
+    "seeded",
     "training_loader",
 ]
 

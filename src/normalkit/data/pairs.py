@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import functional as F
 from normalkit.axes import AxesGuess, contradiction, guess_convention
 from normalkit.codec import read_normals
 from normalkit.geometry import Convention, convert_normals
-from normalkit.images import read_image, read_intrinsics, read_mask
+from normalkit.images import read_image, read_intrinsics, read_mask, size_text
 
 __all__ = ["Pair", "Sources", "check_convention", "guess_pairs", "read_pair", "spread"]
 
@@ -69,11 +69,15 @@ def read_pair(
     if resize and image.shape[-2:] != mask.shape:
         image = F.resize(image, list(mask.shape), antialias=True)
     if image.shape[-2:] != mask.shape:
-        raise ValueError(f"{pair.image} is {_size(image)} but {pair.normals} is {_size(mask)}; wanted equal sizes")
+        raise ValueError(
+            f"{pair.image} is {size_text(image)} but {pair.normals} is {size_text(mask)}; wanted equal sizes"
+        )
     if pair.mask is not None:
         given = read_mask(pair.mask)
         if given.shape != mask.shape:
-            raise ValueError(f"{pair.mask} is {_size(given)} but its image is {_size(mask)}; wanted equal sizes")
+            raise ValueError(
+                f"{pair.mask} is {size_text(given)} but its image is {size_text(mask)}; wanted equal sizes"
+            )
         mask = mask & given
     return image, normals, mask, None if pair.intrinsics is None else read_intrinsics(pair.intrinsics)
 
@@ -134,7 +138,3 @@ def spread(count: int, most: int) -> list[int]:
         [0, 1]
     """
     return list(range(count)) if count <= most else [(2 * i + 1) * count // (2 * most) for i in range(most)]
-
-
-def _size(picture: Tensor) -> str:
-    return f"{picture.shape[-1]} x {picture.shape[-2]}"

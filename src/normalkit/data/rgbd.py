@@ -20,7 +20,7 @@ from normalkit.data.pairs import Sources
 from normalkit.data.sample import Sample, Transform, make_sample
 from normalkit.files import atomic_file, check_links, check_writable
 from normalkit.geometry import Convention, depth_to_normals
-from normalkit.images import read_depth, read_image, read_intrinsics, read_npy
+from normalkit.images import read_depth, read_image, read_intrinsics, read_npy, size_text
 
 __all__ = ["RGBDNormals", "default_cache"]
 
@@ -129,8 +129,8 @@ class RGBDNormals(Dataset[Sample]):
             )
         if normals.shape[-2:] != image.shape[-2:]:
             raise ValueError(
-                f"{frame.color} is {image.shape[-1]} x {image.shape[-2]} but {source} is "
-                f"{normals.shape[-1]} x {normals.shape[-2]}; align and resize the recording first"
+                f"{frame.color} is {size_text(image)} but {source} is {size_text(normals)}; align and resize the "
+                "recording first"
             )
         return image, normals, mask, intrinsics
 

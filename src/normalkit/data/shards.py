@@ -33,8 +33,9 @@ from torch.utils.data import Dataset
 
 from normalkit.codec import read_normals
 from normalkit.data.sample import Sample, Transform, make_sample
+from normalkit.files import check_links
 from normalkit.geometry import Convention
-from normalkit.images import FileBytes, read_image, read_mask, read_npy
+from normalkit.images import FileBytes, read_image, read_mask, read_npy, size_text
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -49,6 +50,8 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".g
 LABEL_SUFFIXES = (".png", ".npy")
 REQUEST_BYTES = 8 << 20
 """Of samples behind one another, in one request: enough that a round trip to object storage is short beside it."""
+MAX_SAMPLE_BYTES = 2**32
+"""Of the largest pictures in float32; an index that claims more is broken or hostile."""
 INDICES_KEPT = 256
 """Of the shards read last; one of 1000 samples takes 16 kB."""
 
@@ -185,6 +188,9 @@ class ShardIndex:
             )
         if offsets[0] < 0 or offsets[-1] > shard.bytes or (np.diff(offsets) <= 0).any():
             raise ValueError(f"{where}: its offsets do not fit the {shard.bytes} bytes of {shard.file}; copy it again")
+        largest = int(np.diff(offsets).max())
+        if largest > MAX_SAMPLE_BYTES:
+            raise ValueError(f"{where}: has a sample of {largest:,} bytes; wanted at most {MAX_SAMPLE_BYTES:,}")
         return cls(offsets, checksums)
 
 
@@ -202,7 +208,8 @@ class ShardedNormals(Dataset[Sample]):
 
     Raises:
         FileNotFoundError: There is no manifest.
-        ValueError: The manifest cannot be used, its writing is not finished, or it has another convention.
+        ValueError: The manifest cannot be used, its writing is not finished, it has another convention, or a link leads
+            out of the folder.
         ImportError: The package for such an address is not installed; fsspec names it.
     """
 
@@ -297,7 +304,9 @@ class ShardedNormals(Dataset[Sample]):
         if given is not None:
             read = read_mask(given)
             if read.shape != mask.shape:
-                raise ValueError(f"{given}: {_size(read)}, but its label is {_size(mask)}; write the shards anew")
+                raise ValueError(
+                    f"{given}: {size_text(read)}, but its label is {size_text(mask)}; write the shards anew"
+                )
             mask = mask & read
         depth = _pick(files, "depth", (".npy",), where, required=False)
         return make_sample(
@@ -359,6 +368,8 @@ class ShardedNormals(Dataset[Sample]):
 
     def _bytes(self, name: str, start: int | None = None, stop: int | None = None) -> bytes:
         filesystem, root = self._connect()
+        if _is_local(filesystem):
+            check_links(root, [Path(root, name)])
         try:
             data: bytes = filesystem.cat_file(f"{root}/{name}", start=start, end=stop)
         except (FileNotFoundError, NotADirectoryError) as error:
@@ -377,6 +388,12 @@ class ShardedNormals(Dataset[Sample]):
 
             self._connection = (os.getpid(), *fsspec.core.url_to_fs(self.url))
         return self._connection[1:]
+
+
+def _is_local(filesystem: Any) -> bool:
+    from fsspec.implementations.local import LocalFileSystem
+
+    return isinstance(filesystem, LocalFileSystem)
 
 
 def is_sharded(root: str | os.PathLike[str]) -> bool:
@@ -437,7 +454,3 @@ def _matrix(rows: Any, where: str) -> Tensor | None:
     if matrix.shape != (3, 3):
         raise ValueError(f"{where}: intrinsics {rows!r}; wanted 3 x 3 numbers, or null")
     return matrix
-
-
-def _size(mask: Tensor) -> str:
-    return f"{mask.shape[-1]} x {mask.shape[-2]}"

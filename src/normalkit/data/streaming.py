@@ -6,9 +6,8 @@ however many shards, processes and workers there are.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,15 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from normalkit.data.loader import check_batch_size, collate, leave_signals, loader_workers, mix_seeds, process_rank
+from normalkit.data.loader import (
+    check_batch_size,
+    collate,
+    leave_signals,
+    loader_workers,
+    mix_seeds,
+    process_rank,
+    seeded,
+)
 from normalkit.data.sample import Sample
 from normalkit.data.shards import ShardedNormals
 
@@ -141,7 +148,7 @@ class _Stream(IterableDataset[Any]):
             while index not in held:
                 number, record = next(records)
                 held[number] = record
-            with _own_draws(mix_seeds(self.seed, index), active=self.dataset.transform is not None):
+            with nullcontext() if self.dataset.transform is None else seeded(mix_seeds(self.seed, index)):
                 sample = self.dataset.decode(index, held.pop(index))
             yield sample
 
@@ -235,21 +242,3 @@ def _samples_at(places: NDArray[np.int64], dataset: ShardedNormals, order: NDArr
     which = np.searchsorted(begins, places, side="right") - 1
     samples: NDArray[np.int64] = dataset.starts[order[which]] + places - begins[which]
     return samples
-
-
-@contextmanager
-def _own_draws(seed: int, *, active: bool) -> Iterator[None]:
-    """Seed the global generators for a block, and put them back."""
-    if not active:
-        yield
-        return
-    states = torch.default_generator.get_state(), random.getstate(), np.random.get_state()
-    torch.default_generator.manual_seed(seed)
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    try:
-        yield
-    finally:
-        torch.default_generator.set_state(states[0])
-        random.setstate(states[1])
-        np.random.set_state(states[2])
