@@ -448,6 +448,17 @@ def test_studies_share_the_network_that_both_have(study, tmp_path):
     assert len(list((tmp_path / "runs").iterdir())) == 2
 
 
+def test_a_study_of_another_optimizer_keeps_the_other_settings(study, tmp_path):
+    assert study("loss-scale", "--variants", "SGD, (2, 2)", "--settings.momentum", "0.5") == 0
+    (row,) = rows_of(tmp_path / "results" / "loss-scale-test_resnet.csv")
+    (best,) = tmp_path.rglob("best")
+    facts = read_config(best)
+    assert row["variant"] == "SGD, (2, 2)"
+    assert (facts["train"]["alpha"], facts["train"]["beta"]) == (2, 2)
+    wanted = {"optimizer": "sgd", "lr": 1e-3, "momentum": 0.9, "clip": 0, "epochs": 1}
+    assert {name: facts["settings"][name] for name in wanted} == wanted
+
+
 def test_a_study_of_costs(study, tmp_path):
     assert study("upsampling", "--variants", "bilinear head", "U-Net, output stride 8", "DeepLabV3+") == 0
     rows = rows_of(tmp_path / "results" / "upsampling-test_resnet.csv")
