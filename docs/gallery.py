@@ -94,12 +94,18 @@ def found(cfg: Config) -> dict[str, dict[str, Path]]:
     """Where the photographs are, by figure and name; an error where one is missing, before anything is drawn."""
     photos = {figure: {name: find(cfg, where) for name, where in members.items()} for figure, members in PHOTOS.items()}
     if cfg.kitchen is not None:
-        frames = sorted(cfg.kitchen.glob("*.color.jpg"))
-        if len(frames) < len(KITCHEN) + 1:
-            raise FileNotFoundError(f"--kitchen {cfg.kitchen}: {len(frames)} frames; wanted red_kitchen's val")
-        chosen = [frames[len(frames) * part // (len(KITCHEN) + 1)] for part in KITCHEN]
-        photos["kitchen"] = {frame.name.partition(".")[0]: frame for frame in chosen}
+        photos["kitchen"] = frames(cfg.kitchen)
     return photos
+
+
+def frames(kitchen: Path) -> dict[str, Path]:
+    """Those frames of the kitchen, by name."""
+    found = sorted(kitchen.glob("*.color.jpg"))
+    parts = len(KITCHEN) + 1
+    if len(found) < parts:
+        raise FileNotFoundError(f"--kitchen {kitchen}: {len(found)} frames; wanted red_kitchen's val")
+    chosen = [found[len(found) * part // parts] for part in KITCHEN]
+    return {frame.name.partition(".")[0]: frame for frame in chosen}
 
 
 def find(cfg: Config, where: str) -> Path:
