@@ -5,6 +5,7 @@ Draws the sparsification curve of results/rooms.md, and prints the table beside 
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +61,7 @@ def errors_of(checkpoint: str | None) -> tuple[Tensor, Tensor]:
 def table(errors: Tensor, expected: Tensor) -> list[str]:
     """Lines of Markdown: for each range of the expected error, what came of it."""
     lines = ["| expected | pixels | expected, mean | made, mean | made, median |", "|---|---:|---:|---:|---:|"]
-    for low, high in zip(EDGES, EDGES[1:], strict=False):
+    for low, high in itertools.pairwise(EDGES):
         within = (expected >= low) & (expected < high)
         if within.any():
             made = errors[within]
