@@ -249,6 +249,13 @@ def test_the_error_that_a_network_expects_is_written_in_hundredths_of_a_degree(c
     _, error = predict_with_error(network, photos / "a.jpg")
     written = np.asarray(Image.open(tmp_path / "out" / "a.error.png"))
     np.testing.assert_allclose(written / 100, error, atol=0.006)
+    assert run(capsys, "predict", photos / "a.jpg", *words, "--preview")[0] == 0
+    preview = read_image(tmp_path / "out" / "a.preview.png")
+    image, grey = read_image(photos / "a.jpg"), preview[..., 2 * 33 :]
+    assert torch.equal(preview[..., :33], image)
+    assert grey.shape == image.shape
+    # Black is 0 degrees, and white 60 of them or more.
+    np.testing.assert_allclose(grey, np.minimum(255 / 60 * error.numpy(), 255)[None].repeat(3, 0), atol=0.51)
     with pytest.raises(FileNotFoundError, match="no pictures"):
         find_pictures([tmp_path / "out"])
 

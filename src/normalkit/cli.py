@@ -76,7 +76,7 @@ class Predict:
     """Instead of it, a text or NPY file with the camera's 3 x 3 matrix, in pixels of these photos."""
     error: bool = False
     """Also write NAME.error.png: the error that the network expects of each pixel, in hundredths of a degree as 16-bit
-    grey; needs a network that was trained to say so."""
+    grey, and show it in the preview, white from 60 degrees on; needs a network that was trained to say so."""
     webcam: int | None = None
     """A camera of this machine, 0 for the first, instead of files; Ctrl-C ends the recording."""
     max_frames: int | None = None
