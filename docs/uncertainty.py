@@ -60,13 +60,13 @@ def errors_of(checkpoint: str | None) -> tuple[Tensor, Tensor]:
 
 def table(errors: Tensor, expected: Tensor) -> list[str]:
     """Lines of Markdown: for each range of the expected error, what came of it."""
-    lines = ["| expected | pixels | expected, mean | made, mean | made, median |", "|---|---:|---:|---:|---:|"]
+    lines = ["| expected | pixels (%) | expected, mean | made, mean | made, median |", "|---|---:|---:|---:|---:|"]
     for low, high in itertools.pairwise(EDGES):
         within = (expected >= low) & (expected < high)
         if within.any():
             made = errors[within]
             lines.append(
-                f"| {low:g} to {high:g} | {100 * within.float().mean():.1f} % | {expected[within].mean():.1f} | "
+                f"| {low:g} to {high:g} | {100 * within.float().mean():.1f} | {expected[within].mean():.1f} | "
                 f"{made.mean():.1f} | {made.median():.1f} |"
             )
     return lines
