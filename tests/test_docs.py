@@ -6,6 +6,7 @@ import runpy
 from pathlib import Path
 
 import pytest
+from scripts import loaded_example
 
 import normalkit
 from normalkit.data.layouts import LAYOUTS
@@ -95,6 +96,31 @@ def test_the_notebook_runs_and_shows_its_figures(tmp_path):
     assert figures == drawn
     assert len(figures) == 2
     assert re.fullmatch(r"(\d+\.\d{4}, ){4}\d+\.\d{4}", cells[-1].outputs[-1].text.strip())
+
+
+def test_the_gallery_shows_and_credits_every_photograph_that_was_chosen():
+    page = (ROOT / "docs" / "gallery.md").read_text(encoding="utf-8")
+    credits = page[page.index("### Whose they are") :]
+    with loaded_example(ROOT / "docs" / "gallery.py") as gallery:
+        for figure, photos in gallery.PHOTOS.items():
+            assert f"(gallery/{figure}.jpg)" in page
+            assert (ROOT / "docs" / "gallery" / f"{figure}.jpg").is_file()
+            for name in photos:
+                assert re.search(rf"\*\*{name}\*\*.*:", page), name
+                assert re.search(rf"^\| [^|]*\b{name}\b[^|]*\|", credits, re.MULTILINE), name
+
+
+def test_the_gallery_names_the_package_that_is_missing(tmp_path):
+    with loaded_example(ROOT / "docs" / "gallery.py") as gallery:
+        with pytest.raises(
+            FileNotFoundError, match=r"libjxl-testdata/no\.png: not here; apt-get install libjxl-testdata"
+        ):
+            gallery.find(gallery.Config(debian=tmp_path), "libjxl-testdata/no.png")
+        with pytest.raises(FileNotFoundError, match=r"matplotlib/no\.png: not here; pip install matplotlib"):
+            gallery.find(gallery.Config(), "matplotlib/no.png")
+        assert gallery.find(gallery.Config(), gallery.PHOTOS["people"]["Grace Hopper"]).is_file()
+        with pytest.raises(FileNotFoundError, match="0 frames; wanted red_kitchen's val"):
+            gallery.frames(tmp_path)
 
 
 def test_each_module_has_its_api_page():

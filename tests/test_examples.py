@@ -16,9 +16,10 @@ from scripts import loaded_example, run_example
 
 from normalkit import UNetNormals
 from normalkit.codec import read_normals, write_normals
-from normalkit.data import RGBDNormals
+from normalkit.data import NormalFolder, RGBDNormals, evaluation_loader
 from normalkit.inference import predict
 from normalkit.models.checkpoint import load_model, read_config
+from normalkit.training import evaluate
 from normalkit.uncertainty import estimate
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "surface_normals"
@@ -368,6 +369,9 @@ def test_pretrain_draws_rooms_once_and_says_how_sure_it_is(tmp_path, capsys):
     said = json.loads((tmp_path / "run/rooms.json").read_text())
     model = load_model(tmp_path / "run/model")
     assert model.concentration == pytest.approx(said["concentration"])
+    held_out = NormalFolder(tmp_path / "rooms/held-out", convention=None)
+    scored = evaluate(model, evaluation_loader(held_out, workers=0), progress=False)
+    assert said["mean"] == pytest.approx(scored["mean"], abs=0.2)
     normals, degrees = estimate(model, torch.rand(1, 3, 30, 40))
     assert (normals.shape, degrees.shape) == ((1, 3, 30, 40), (1, 30, 40))
     assert f"concentration {said['concentration']:.3f}" in capsys.readouterr().out

@@ -76,7 +76,7 @@ class Predict:
     """Instead of it, a text or NPY file with the camera's 3 x 3 matrix, in pixels of these photos."""
     error: bool = False
     """Also write NAME.error.png: the error that the network expects of each pixel, in hundredths of a degree as 16-bit
-    grey; needs a network that was trained to say so."""
+    grey, and show it in the preview, white from 60 degrees on; needs a network that was trained to say so."""
     webcam: int | None = None
     """A camera of this machine, 0 for the first, instead of files; Ctrl-C ends the recording."""
     max_frames: int | None = None
@@ -186,8 +186,8 @@ class _DataOptions:
     convention: ConventionName | None = None
     """Axes of the normal files; needed where neither these nor the data set say so."""
 
-    def open(self, data: str | Path) -> Dataset[Sample]:
-        """The data set in a folder, or at the address of shards."""
+    def open(self, data: str | Path | None) -> Dataset[Sample]:
+        """The data set in a folder, or at the address of shards; None for the reference rooms."""
         from normalkit.data import open_dataset
         from normalkit.geometry import Convention
 
@@ -206,10 +206,12 @@ class _DataOptions:
 class Evaluate(_DataOptions):
     """Score a checkpoint on a folder of pictures with known normals."""
 
-    checkpoint: str
-    """Folder of a trained model; or OWNER/NAME of one on the Hugging Face Hub."""
-    data: str
-    """A data set as it was released, an RGB-D recording, shards, or with --images and --normals any folder of pairs."""
+    checkpoint: str | None = None
+    """Folder of a trained model; or OWNER/NAME of one on the Hugging Face Hub. By default the small network that comes
+    with normalkit."""
+    data: str | None = None
+    """A data set as it was released, an RGB-D recording, shards, or with --images and --normals any folder of pairs. By
+    default the hundred reference rooms that come with normalkit, on which figures of all versions compare."""
     flip: bool = False
     """Average with the prediction for the mirrored picture."""
     per_image: bool = False
@@ -232,6 +234,8 @@ class Evaluate(_DataOptions):
         if self.json is not None:
             check_writable(self.json.parent)
         figures = evaluate(model, loader, flip=self.flip, reduction="per_image" if self.per_image else "pooled")
+        if self.data is None:
+            print("reference rooms")
         print(format_figures(figures))
         if self.json is not None:
             with atomic_file(self.json) as temporary:
