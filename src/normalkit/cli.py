@@ -244,11 +244,12 @@ class CheckData:
     """Say what a folder of normals is: its layout, its splits, and which way its normals point."""
 
     data: tyro.conf.Positional[Path]
-    """Folder of a data set as it was released, or with --normals of any files."""
+    """Folder of a data set as it was released, or of images and normals."""
     dataset: DatasetName | None = None
     """Which data set it is; found out by its files if left out."""
     normals: str | None = None
-    """Pattern of the normal files with one *, such as 'normal/*.png', for a folder in no known layout."""
+    """Pattern of the normal files with one *, such as 'normal/*.png', where neither a known layout nor their names
+    tell."""
     images: str | None = None
     """Pattern of the pictures with one *, to draw them beside those."""
     convention: ConventionName | None = None
