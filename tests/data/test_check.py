@@ -60,6 +60,15 @@ def test_its_verdict_is_as_sure_as_the_guess(tmp_path, rooms, sureness, verdict)
     assert replace(report, guesses=unsure).verdict.startswith(verdict)
 
 
+def test_a_verdict_names_few_of_many_rivals(tmp_path, rooms):
+    report = check_folder(write_rooms(tmp_path, rooms, (-1, -1, -1)))
+    even = [replace(guess, sureness=0.2 if i < 5 else 0) for i, guess in enumerate(report.guesses)]
+    verdict = replace(report, guesses=even).verdict
+    assert verdict.count("20%") == 3
+    assert "20% and 2 others; look at more pictures" in verdict
+    assert "others" not in replace(report, guesses=[replace(guess, sureness=1 / 3) for guess in even[:3]]).verdict
+
+
 def test_its_lines(tmp_path, rooms):
     lines = check_folder(write_rooms(tmp_path, rooms, (-1, -1, -1))).lines()
     assert lines[0] == "layout     nyuv2: NYUv2 with GeoNet's normals, as DSINE's evaluation release has it"

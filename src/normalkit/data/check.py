@@ -32,6 +32,8 @@ __all__ = ["FolderReport", "Look", "check_folder", "report_figure"]
 PICTURES = 12
 DRAWN = 4
 LIKELY = 0.8
+RIVALS = 3
+"""Guesses that a verdict names where the data cannot tell."""
 LISTED = 0.01
 """A guess that no convention has is listed from this sureness on."""
 
@@ -87,7 +89,8 @@ class FolderReport:
         if best.sureness >= LIKELY:
             return f"{_named(best)}; likely: {best.sureness:.0%}, from {pictures}; more of them would make it surer"
         rivals = [guess for guess in self.guesses if guess.sureness >= 0.05]
-        options = ", ".join(f"{_named(guess)} {guess.sureness:.0%}" for guess in rivals)
+        options = ", ".join(f"{_named(guess)} {guess.sureness:.0%}" for guess in rivals[:RIVALS])
+        options += f" and {len(rivals) - RIVALS} others" if len(rivals) > RIVALS else ""
         return f"the data cannot tell, from {pictures}: {options}; look at more pictures, of rooms and at a slant"
 
     @property
