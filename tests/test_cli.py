@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -601,6 +602,39 @@ def test_evaluate_scores_a_released_data_set(capsys, checkpoint, tmp_path):
     assert figures["mean"] == pytest.approx(np.mean(errors), abs=0.4)
     assert figures["median"] == pytest.approx(np.median(errors), abs=0.4)
     assert (code, lines) == (0, [format_figures(figures)])
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_warning_of_ours_is_one_line(capsys, checkpoint, tmp_path, monkeypatch):
+    def show(message, category, filename, lineno, file=None, line=None):
+        print(warnings.formatwarning(message, category, filename, lineno), end="", file=sys.stderr)
+
+    # As Python does by itself; pytest would keep them.
+    monkeypatch.setattr(warnings, "showwarning", show)
+    usual = warnings.formatwarning
+    data = tmp_path / "data"
+    write_release("nyuv2", data, normals=[make_normals(i, 24, 32) for i in range(3)])
+    code, _, errors = run(capsys, "evaluate", "--checkpoint", checkpoint, "--data", data)
+    assert code == 0
+    ours = [line for line in errors if "will not compare" in line]
+    assert ours == [
+        f"normalkit: warning: {data}: split='test' of nyuv2 has 3 pictures here, and 654 in the field: figures will "
+        "not compare"
+    ]
+    assert not any("opening.py" in line or "return PublishedNormals" in line for line in errors)
+    assert warnings.formatwarning is usual
+
+
+def test_warnings_of_others_say_where_they_came_up(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    shown = []
+
+    def main(config):
+        shown.append(warnings.formatwarning(UserWarning("slow"), UserWarning, "/somewhere/torch/nn.py", 7, "x = 1"))
+
+    with pytest.raises(SystemExit):
+        run_script(main, Config)
+    assert shown == ["/somewhere/torch/nn.py:7: UserWarning: slow\n  x = 1\n"]
 
 
 def test_the_command_knows_every_data_set():

@@ -5,10 +5,12 @@ What a subcommand needs is imported when it runs, so that `--help` answers at on
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn, TypeVar
@@ -248,11 +250,12 @@ class CheckData:
     """Say what a folder of normals is: its layout, its splits, and which way its normals point."""
 
     data: tyro.conf.Positional[Path]
-    """Folder of a data set as it was released, or with --normals of any files."""
+    """Folder of a data set as it was released, or of images and normals."""
     dataset: DatasetName | None = None
     """Which data set it is; found out by its files if left out."""
     normals: str | None = None
-    """Pattern of the normal files with one *, such as 'normal/*.png', for a folder in no known layout."""
+    """Pattern of the normal files with one *, such as 'normal/*.png', where neither a known layout nor their names
+    tell."""
     images: str | None = None
     """Pattern of the pictures with one *, to draw them beside those."""
     convention: ConventionName | None = None
@@ -587,7 +590,8 @@ def _write(path: Path, normals: Tensor, kind: Format, convention: str) -> None:
 def _exit_code(name: str, work: Callable[[], int | None]) -> int:
     """Do the work; bad input and interrupts become one line and a code."""
     try:
-        code = work() or 0
+        with _plain_warnings(name):
+            code = work() or 0
         sys.stdout.flush()
         return code
     except BrokenPipeError:
@@ -606,6 +610,24 @@ def _exit_code(name: str, work: Callable[[], int | None]) -> int:
         message, code = _one_line(error), error.exit_code
     print(f"{name}: {message}", file=sys.stderr)
     return code
+
+
+@contextlib.contextmanager
+def _plain_warnings(name: str) -> Iterator[None]:
+    """Print this package's warnings as one line: where in its code they came up tells a user nothing."""
+    usual, package = warnings.formatwarning, Path(__file__).parent
+
+    def plain(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    ) -> str:
+        ours = Path(filename).is_relative_to(package)
+        return f"{name}: warning: {message}\n" if ours else usual(message, category, filename, lineno, line)
+
+    warnings.formatwarning = plain
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual
 
 
 def _one_line(error: BaseException) -> str:
