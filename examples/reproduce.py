@@ -246,7 +246,12 @@ def picture_steps(cfg: Config, folder: Path, checkpoint: Path) -> list[Step]:
 def study_steps(cfg: Config, folder: Path, words: tuple[object, ...], encoder: tuple[str, bool | str]) -> list[Step]:
     """The ablations: of the pretrained encoder, and of the report's from scratch, for which one seed must do."""
     length = ("--settings.epochs", cfg.epochs) if cfg.epochs and not cfg.quick else ()
-    few = {"loss-weights": ["(1, 1)", "(5, 5)"], "skips": ["skips 2 and 3", "none"], "upsampling": ["U-Net, bilinear"]}
+    few = {
+        "loss-weights": ["(1, 1)", "(5, 5)"],
+        "loss-scale": ["SGD, (1, 1)"],
+        "skips": ["skips 2 and 3", "none"],
+        "upsampling": ["U-Net, bilinear"],
+    }
     encoders = [(*encoder, cfg.seeds)] if not cfg.quick else [(*encoder, cfg.seeds[:1])]
     if not cfg.quick and encoder[0] != "resnet18":
         encoders.append(("resnet18", False, cfg.seeds[:1]))

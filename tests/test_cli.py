@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -23,7 +24,7 @@ from videos import lossless, make_frames
 from normalkit import SyntheticRooms
 from normalkit.cli import DatasetName, find_pictures, main, result_paths, run_script
 from normalkit.codec import normals_to_rgb, read_normals, write_normals
-from normalkit.data import RGBDNormals
+from normalkit.data import NormalFolder, RGBDNormals, reference_rooms
 from normalkit.data.layouts import LAYOUTS
 from normalkit.geometry import Convention, depth_to_normals
 from normalkit.images import read_depth, read_image, read_intrinsics
@@ -249,6 +250,13 @@ def test_the_error_that_a_network_expects_is_written_in_hundredths_of_a_degree(c
     _, error = predict_with_error(network, photos / "a.jpg")
     written = np.asarray(Image.open(tmp_path / "out" / "a.error.png"))
     np.testing.assert_allclose(written / 100, error, atol=0.006)
+    assert run(capsys, "predict", photos / "a.jpg", *words, "--preview")[0] == 0
+    preview = read_image(tmp_path / "out" / "a.preview.png")
+    image, grey = read_image(photos / "a.jpg"), preview[..., 2 * 33 :]
+    assert torch.equal(preview[..., :33], image)
+    assert grey.shape == image.shape
+    # Black is 0 degrees, and white 60 of them or more.
+    np.testing.assert_allclose(grey, np.minimum(255 / 60 * error.numpy(), 255)[None].repeat(3, 0), atol=0.51)
     with pytest.raises(FileNotFoundError, match="no pictures"):
         find_pictures([tmp_path / "out"])
 
@@ -520,9 +528,21 @@ def test_evaluate_scores_pairs_of_files(capsys, checkpoint, recording, tmp_path)
     assert both[0] == pytest.approx(both[1], abs=1e-2)
 
 
+def test_evaluate_needs_no_data_and_no_checkpoint(capsys, monkeypatch, tmp_path):
+    """The bundled network on the first three of the reference rooms, against numpy."""
+    monkeypatch.setattr(NormalFolder, "__len__", lambda self: 3)
+    code, lines, _ = run(capsys, "evaluate", "--json", tmp_path / "figures.json")
+    rooms = reference_rooms()
+    errors = np.concatenate(errors_of(load_model(), [rooms[i] for i in range(3)]))
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["mean"] == pytest.approx(errors.mean(), abs=0.3)
+    assert (code, lines) == (0, ["reference rooms", format_figures(figures)])
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--dataset", "nyuv2"], "dataset='nyuv2'.*: of which folder?"),
         (["--data", "{tmp}/nowhere"], "nowhere: no such folder"),
         (["--data", "{recording}", "--images", "*.color.jpg"], "needs both images and normals"),
         (["--data", "{recording}", "--images", "*.color.jpg", "--normals", "*.exr"], "images have no file for normals"),
@@ -582,6 +602,39 @@ def test_evaluate_scores_a_released_data_set(capsys, checkpoint, tmp_path):
     assert figures["mean"] == pytest.approx(np.mean(errors), abs=0.4)
     assert figures["median"] == pytest.approx(np.median(errors), abs=0.4)
     assert (code, lines) == (0, [format_figures(figures)])
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_warning_of_ours_is_one_line(capsys, checkpoint, tmp_path, monkeypatch):
+    def show(message, category, filename, lineno, file=None, line=None):
+        print(warnings.formatwarning(message, category, filename, lineno), end="", file=sys.stderr)
+
+    # As Python does by itself; pytest would keep them.
+    monkeypatch.setattr(warnings, "showwarning", show)
+    usual = warnings.formatwarning
+    data = tmp_path / "data"
+    write_release("nyuv2", data, normals=[make_normals(i, 24, 32) for i in range(3)])
+    code, _, errors = run(capsys, "evaluate", "--checkpoint", checkpoint, "--data", data)
+    assert code == 0
+    ours = [line for line in errors if "will not compare" in line]
+    assert ours == [
+        f"normalkit: warning: {data}: split='test' of nyuv2 has 3 pictures here, and 654 in the field: figures will "
+        "not compare"
+    ]
+    assert not any("opening.py" in line or "return PublishedNormals" in line for line in errors)
+    assert warnings.formatwarning is usual
+
+
+def test_warnings_of_others_say_where_they_came_up(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    shown = []
+
+    def main(config):
+        shown.append(warnings.formatwarning(UserWarning("slow"), UserWarning, "/somewhere/torch/nn.py", 7, "x = 1"))
+
+    with pytest.raises(SystemExit):
+        run_script(main, Config)
+    assert shown == ["/somewhere/torch/nn.py:7: UserWarning: slow\n  x = 1\n"]
 
 
 def test_the_command_knows_every_data_set():

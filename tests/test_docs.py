@@ -3,11 +3,14 @@
 import json
 import re
 import runpy
+import shlex
 from pathlib import Path
 
 import pytest
+from scripts import loaded_example
 
 import normalkit
+from normalkit import cli
 from normalkit.data.layouts import LAYOUTS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -97,6 +100,31 @@ def test_the_notebook_runs_and_shows_its_figures(tmp_path):
     assert re.fullmatch(r"(\d+\.\d{4}, ){4}\d+\.\d{4}", cells[-1].outputs[-1].text.strip())
 
 
+def test_the_gallery_shows_and_credits_every_photograph_that_was_chosen():
+    page = (ROOT / "docs" / "gallery.md").read_text(encoding="utf-8")
+    credits = page[page.index("### Whose they are") :]
+    with loaded_example(ROOT / "docs" / "gallery.py") as gallery:
+        for figure, photos in gallery.PHOTOS.items():
+            assert f"(gallery/{figure}.jpg)" in page
+            assert (ROOT / "docs" / "gallery" / f"{figure}.jpg").is_file()
+            for name in photos:
+                assert re.search(rf"\*\*{name}\*\*.*:", page), name
+                assert re.search(rf"^\| [^|]*\b{name}\b[^|]*\|", credits, re.MULTILINE), name
+
+
+def test_the_gallery_names_the_package_that_is_missing(tmp_path):
+    with loaded_example(ROOT / "docs" / "gallery.py") as gallery:
+        with pytest.raises(
+            FileNotFoundError, match=r"libjxl-testdata/no\.png: not here; apt-get install libjxl-testdata"
+        ):
+            gallery.find(gallery.Config(debian=tmp_path), "libjxl-testdata/no.png")
+        with pytest.raises(FileNotFoundError, match=r"matplotlib/no\.png: not here; pip install matplotlib"):
+            gallery.find(gallery.Config(), "matplotlib/no.png")
+        assert gallery.find(gallery.Config(), gallery.PHOTOS["people"]["Grace Hopper"]).is_file()
+        with pytest.raises(FileNotFoundError, match="0 frames; wanted red_kitchen's val"):
+            gallery.frames(tmp_path)
+
+
 def test_each_module_has_its_api_page():
     api = ROOT / "docs" / "api"
     documented = set()
@@ -116,11 +144,45 @@ def test_the_page_of_data_sets_says_what_the_layouts_do():
         [cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("| `")
     ]
     assert [row[0].strip("`") for row in rows] == list(LAYOUTS)
-    for (_, _, axes, _, splits), layout in zip(rows, LAYOUTS.values(), strict=True):
+    for (_, axes, _, splits), layout in zip(rows, LAYOUTS.values(), strict=True):
         assert axes.strip("`") == ("computed" if layout.normals is None else layout.convention.name)
         assert re.match(r"\w+", splits)[0] == layout.splits[0]
         assert all(split in splits for split in layout.splits)
         assert all(str(count) in splits for count in layout.counts.values())
+
+
+def test_the_page_of_data_sets_says_where_files_lie():
+    page = (ROOT / "docs" / "concepts" / "datasets.md").read_text(encoding="utf-8")
+    places = dict(re.findall(r"^- \*\*(\w+)\*\*: (.+)$", page, re.MULTILINE))
+    assert list(places) == list(LAYOUTS)
+    for name, layout in LAYOUTS.items():
+        # The first ones are whole paths of real files, but for DIODE's long names.
+        shown = re.findall(r"`([^`]+)`", places[name])
+        assert shown[0].split("NAME")[0] in layout.example
+        assert re.fullmatch(layout.images, f"/{shown[0]}") or name == "diode"
+
+
+def test_the_report_on_the_page_of_own_data_is_what_the_command_prints(tmp_path, monkeypatch, capsys):
+    page = (ROOT / "docs" / "learn" / "own-data.md").read_text(encoding="utf-8")
+    command = re.search(r"^normalkit (check-data .*)$", page, re.MULTILINE)
+    report = re.search(r"^```text\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(SNIPPET.search(page)["code"], {})
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(shlex.split(command[1]))
+    assert capsys.readouterr().out == report[1]
+    assert (tmp_path / "look.png").is_file()
+
+
+def test_pages_show_every_picture_and_every_picture_is_there():
+    shown = set()
+    for page in PAGES:
+        pictures = re.findall(r"!\[[^\]]+\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
+        shown |= {(page.parent / picture).resolve() for picture in pictures}
+    drawn = {path for suffix in ("png", "jpg") for path in (ROOT / "docs").rglob(f"*.{suffix}")}
+    assert {path for path in shown if not path.is_file()} == set()
+    # Those of the results may be of a run that is not written up yet.
+    assert {path for path in drawn - shown if ROOT / "docs" / "results" not in path.parents} == set()
 
 
 def test_docstrings_name_their_examples_as_the_docs_expect():

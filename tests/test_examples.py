@@ -12,12 +12,14 @@ import pytest
 import torch
 from PIL import Image
 from recordings import write_recording
-from scripts import run_example
+from scripts import loaded_example, run_example
 
+from normalkit import UNetNormals
 from normalkit.codec import read_normals, write_normals
-from normalkit.data import RGBDNormals
+from normalkit.data import NormalFolder, RGBDNormals, evaluation_loader
 from normalkit.inference import predict
 from normalkit.models.checkpoint import load_model, read_config
+from normalkit.training import evaluate
 from normalkit.uncertainty import estimate
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "surface_normals"
@@ -129,6 +131,30 @@ def test_train_goes_on_where_it_stopped_and_ends_the_same(trained, recording, ca
     assert run("train", *words) == 1
 
 
+def test_train_starts_from_a_checkpoint(recording, cache, tmp_path):
+    """At a rate too small to move a weight, what comes out went in."""
+    torch.manual_seed(0)
+    first = UNetNormals("test_resnet", pretrained=False, decoder_channels=(8,) * 5, resolution=64, concentration=2.0)
+    first.save_pretrained(tmp_path / "first")
+    words = ["--data", recording, "--out", tmp_path / "run", "--cache", cache, "--start-from", tmp_path / "first"]
+    words += ["--workers", 0, "--holdout", 2, "--settings.epochs", 1, "--settings.lr", 1e-12, "--resolution", 48]
+    assert run("train", *words) == 0
+    best = load_model(tmp_path / "run/best")
+    for (name, weight), before in zip(best.named_parameters(), first.parameters(), strict=True):
+        torch.testing.assert_close(weight, before, msg=name)
+    facts = read_config(tmp_path / "run/best")["train"]
+    assert (facts["start_from"], "encoder" in facts) == ("first", False)
+    # Of the rooms' way of telling how sure it is, nothing was kept up.
+    assert (best.resolution, best.concentration) == (48, None)
+
+
+def test_train_starts_from_the_network_in_the_package():
+    with loaded_example(EXAMPLES / "train.py") as train:
+        model = train.make_model(train.Config(Path(), start_from="rooms"))
+    for weight, bundled in zip(model.parameters(), load_model().parameters(), strict=True):
+        assert torch.equal(weight, bundled)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -138,6 +164,7 @@ def test_train_goes_on_where_it_stopped_and_ends_the_same(trained, recording, ca
         (["--data", "{tmp}/broken"], "{tmp}/broken/val"),
         (["--batch-size", "7"], "batch_size=7: wanted between 1 and 6"),
         (["--encoder", "no_such"], "no_such"),
+        (["--start-from", "rooms"], "is made already; leave away --encoder, --pretrained, --decoder-channels"),
         (["--out", "{run}"], "{run} holds a run; resume it (--resume) or choose another folder"),
         (["--out", "{run}", "--resume", "--alpha", "7"], "has metadata.train.alpha=1.0, this one 7.0"),
         (["--out", "{tmp}/file/run"], "cannot write {tmp}/file/run"),
@@ -342,6 +369,9 @@ def test_pretrain_draws_rooms_once_and_says_how_sure_it_is(tmp_path, capsys):
     said = json.loads((tmp_path / "run/rooms.json").read_text())
     model = load_model(tmp_path / "run/model")
     assert model.concentration == pytest.approx(said["concentration"])
+    held_out = NormalFolder(tmp_path / "rooms/held-out", convention=None)
+    scored = evaluate(model, evaluation_loader(held_out, workers=0), progress=False)
+    assert said["mean"] == pytest.approx(scored["mean"], abs=0.2)
     normals, degrees = estimate(model, torch.rand(1, 3, 30, 40))
     assert (normals.shape, degrees.shape) == ((1, 3, 30, 40), (1, 30, 40))
     assert f"concentration {said['concentration']:.3f}" in capsys.readouterr().out
@@ -446,6 +476,17 @@ def test_studies_share_the_network_that_both_have(study, tmp_path):
     assert {**first, "variant": "(5, 5)"} == shared
     assert other["mean"] != shared["mean"]
     assert len(list((tmp_path / "runs").iterdir())) == 2
+
+
+def test_a_study_of_another_optimizer_keeps_the_other_settings(study, tmp_path):
+    assert study("loss-scale", "--variants", "SGD, (2, 2)", "--settings.momentum", "0.5") == 0
+    (row,) = rows_of(tmp_path / "results" / "loss-scale-test_resnet.csv")
+    (best,) = tmp_path.rglob("best")
+    facts = read_config(best)
+    assert row["variant"] == "SGD, (2, 2)"
+    assert (facts["train"]["alpha"], facts["train"]["beta"]) == (2, 2)
+    wanted = {"optimizer": "sgd", "lr": 1e-3, "momentum": 0.9, "clip": 0, "epochs": 1}
+    assert {name: facts["settings"][name] for name in wanted} == wanted
 
 
 def test_a_study_of_costs(study, tmp_path):

@@ -106,7 +106,7 @@ def scripts(reproduce, monkeypatch):
 @pytest.mark.parametrize("quick", [True, False])
 def test_the_words_are_those_that_the_scripts_know(reproduce, config, quick):
     steps = reproduce.plan(config(quick=quick, epochs=7))
-    assert len({step.name for step in steps}) == len(steps) == (12 if quick else 15)
+    assert len({step.name for step in steps}) == len(steps) == (13 if quick else 17)
     studies = set()
     for step in steps:
         with loaded_example(EXAMPLES / step.script) as script:
@@ -131,8 +131,8 @@ def test_all_results_stand_on_one_page(reproduce, config, scripts, tmp_path, cap
     names = [step.name for step in reproduce.plan(cfg)]
     assert ran.calls == names
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith(f"[1/15] cifar10-base: {sys.executable} ")
-    assert "[1/15] cifar10-base: done, 0 s" in lines
+    assert lines[0].startswith(f"[1/17] cifar10-base: {sys.executable} ")
+    assert "[1/17] cifar10-base: done, 0 s" in lines
     page = (tmp_path / "out" / "README.md").read_text()
     assert [line[3:] for line in page.splitlines() if line.startswith("## ")] == names
     assert "| base net | **71.25 ± 0.00** | **72.50 ± 0.00** | 2 |" in " ".join(page.split())
@@ -168,9 +168,9 @@ def test_a_step_that_fails_leaves_the_others_alone(reproduce, config, scripts, c
     waiting = {"normals-report", "normals-photos", "normals-test"}
     assert set(ran.calls) == {step.name for step in reproduce.plan(cfg)} - waiting
     said = capsys.readouterr()
-    assert "[4/15] cifar10-ablation: failed with exit code 137" in said.out
+    assert "[4/17] cifar10-ablation: failed with exit code 137" in said.out
     errors = said.err.splitlines()
-    assert errors[0].startswith("5 of 15 steps are not done; the others are kept")
+    assert errors[0].startswith("5 of 17 steps are not done; the others are kept")
     assert errors[1:3] == ["  cifar10-ablation: failed with exit code 137", "  normals-train: failed with exit code 1"]
     assert errors[3].startswith("  normals-report: left out: ")
     assert errors[3].endswith("model.safetensors is missing")

@@ -192,6 +192,12 @@ def test_missing_empty_foreign_files_and_folders_are_refused_by_name(tmp_path, r
             read(tmp_path / f"{name}{suffix}")
 
 
+def test_a_kind_of_tiff_that_pillow_does_not_know_is_not_called_no_tiff(tmp_path):
+    cv2.imwrite(str(tmp_path / "a.tif"), np.zeros((4, 5, 3), np.float32))
+    with pytest.raises(ValueError, match=r"a\.tif: not a .*, or a rare kind of one; convert it"):
+        read_image(tmp_path / "a.tif")
+
+
 def test_formats_that_start_other_programs_are_refused(tmp_path):
     (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
     with pytest.raises(ValueError, match=r"a\.png: not a JPEG, PNG"):

@@ -59,7 +59,7 @@ def test_what_faces_away_is_no_point():
     normals[:, :, :3] *= -1
     points, *_ = photo_points(torch.zeros(3, 6, 8, dtype=torch.uint8), normals, fov_intrinsics(60.0, 6, 8))
     assert len(points) == 30
-    with pytest.raises(ValueError, match="no normal faces the camera"):
+    with pytest.raises(ValueError, match="no two neighbours face the camera"):
         photo_points(torch.zeros(3, 6, 8, dtype=torch.uint8), -wall(6, 8), fov_intrinsics(60.0, 6, 8))
     with pytest.raises(ValueError, match=r"image has shape \(3, 6, 7\), normals \(3, 6, 8\)"):
         photo_points(torch.zeros(3, 6, 7, dtype=torch.uint8), wall(6, 8), fov_intrinsics(60.0, 6, 8))

@@ -140,6 +140,9 @@ def test_a_checkpoint_keeps_the_concentration(tmp_path):
     model.concentration = 0.7
     save_model(tmp_path / "a", model)
     assert load_model(tmp_path / "a").concentration == 0.7
+    model.concentration = None
+    save_model(tmp_path / "a", model)
+    assert load_model(tmp_path / "a").concentration is None
 
 
 @pytest.mark.parametrize(("value", "error"), [(0, ValueError), (math.inf, ValueError), ("1", TypeError)])

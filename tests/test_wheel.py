@@ -49,6 +49,11 @@ def test_the_wheel_holds_the_library_alone(built):
         names = [name for name in archive.namelist() if ".dist-info/" not in name]
     assert {name.split("/")[0] for name in names} == {"normalkit"}
     rooms = {f"normalkit/models/rooms/{name}" for name in ("README.md", "config.json", "model.safetensors")}
+    rooms |= {
+        f"normalkit/data/reference_rooms/{number:03}_{name}"
+        for number in range(100)
+        for name in ("img.jpg", "normal.png")
+    }
     assert rooms <= set(names)
     assert {Path(name).suffix for name in set(names) - rooms} <= {".py", ".typed", ".js", ".css"}
     source = ROOT / "src" / "normalkit"
@@ -65,7 +70,7 @@ def test_the_sdist_holds_no_data_and_no_hidden_files(built):
     with tarfile.open(sdist) as archive:
         names = [member.name.split("/", 1)[1] for member in archive.getmembers() if member.isfile()]
     kinds = {".py", ".typed", ".js", ".css", ".md", ".json", ".safetensors", ".toml", ".txt", ".ipynb", ""}
-    assert {Path(name).suffix for name in names} <= kinds
+    assert {Path(name).suffix for name in names if "/reference_rooms/" not in name} <= kinds
     assert [name for name in names if Path(name).name.startswith(".")] in ([], [".gitignore"])
 
 

@@ -32,6 +32,8 @@ FIGURES = ("mean", "median", "11.25", "22.5", "30")
 """In the report's order."""
 
 U_NET = {"upsample": "transpose", "alpha": 5.0, "beta": 5.0}
+# Its steps are as long as the loss is large, which AdamW's are not.
+SGD = {"settings": {"optimizer": "sgd", "lr": 1e-3, "momentum": 0.9}}
 
 # Options, and what the report has for the figures.
 STUDIES: dict[str, dict[str, tuple[dict[str, Any], tuple[float, ...]]]] = {
@@ -41,6 +43,11 @@ STUDIES: dict[str, dict[str, tuple[dict[str, Any], tuple[float, ...]]]] = {
         "(1.5, 0.5)": ({**U_NET, "alpha": 1.5, "beta": 0.5}, (41.7, 38.1, 14.9, 31.1, 40.6)),
         "(2, 2)": ({**U_NET, "alpha": 2.0, "beta": 2.0}, (40.0, 36.1, 14.8, 32.1, 42.3)),
         "(5, 5)": (U_NET, (38.0, 34.4, 17.4, 34.9, 44.8)),
+    },
+    "loss-scale": {
+        "SGD, (1, 1)": ({**U_NET, **SGD, "alpha": 1.0, "beta": 1.0}, (42.5, 38.6, 15.1, 31.3, 40.5)),
+        "SGD, (2, 2)": ({**U_NET, **SGD, "alpha": 2.0, "beta": 2.0}, (40.0, 36.1, 14.8, 32.1, 42.3)),
+        "SGD, (5, 5)": ({**U_NET, **SGD}, (38.0, 34.4, 17.4, 34.9, 44.8)),
     },
     "skips": {
         "all four": (U_NET, (38.0, 34.4, 17.4, 34.9, 44.8)),
@@ -67,8 +74,8 @@ class Config:
 
     data: Path
     """A folder with `train` and `val` folders of frames in it."""
-    study: Literal["loss-weights", "skips", "upsampling"]
-    """Which one."""
+    study: Literal["loss-weights", "loss-scale", "skips", "upsampling"]
+    """Which one; loss-scale is part of loss-weights again, under an optimizer that the scale of the loss matters to."""
     encoder: str = "tf_efficientnet_lite0"
     """Any timm encoder."""
     pretrained: bool | str = True
@@ -108,7 +115,7 @@ def main(cfg: Config) -> int:
         *("batch_size", "holdout", "settings", "workers", "cache"),
     )
     base = Training(**{name: getattr(cfg, name) for name in shared}, resume=True)
-    configs = {name: dataclasses.replace(base, **options) for name, (options, _) in members.items()}
+    configs = {name: changed(base, options) for name, (options, _) in members.items()}
     variants = [
         Variant(name, describe(configs[name]), dict(zip(FIGURES, reported, strict=False)))
         for name, (_, reported) in members.items()
@@ -126,7 +133,7 @@ def main(cfg: Config) -> int:
         known = find_run(variant, seed, elsewhere)
         if known is not None:
             return known
-        settings = dataclasses.replace(cfg.settings, seed=seed)
+        settings = dataclasses.replace(configs[variant.name].settings, seed=seed)
         out = cfg.runs / re.sub(r"\W+", "-", f"{cfg.study} {cfg.encoder} {variant.name} {settings.epochs} seed {seed}")
         config = dataclasses.replace(configs[variant.name], settings=settings, out=out)
         seconds = train(config, frames)
@@ -150,6 +157,12 @@ def main(cfg: Config) -> int:
         write_report(table, read_study(table), variants, figures=headings, lower=lower, title=title)
         print(table.with_suffix(".md").read_text())
     return 1 if failures else 0
+
+
+def changed(base: Training, options: dict[str, Any]) -> Training:
+    """A variant's configuration; of `settings` it has those alone that it changes."""
+    settings = dataclasses.replace(base.settings, **options.get("settings", {}))
+    return dataclasses.replace(base, **{**options, "settings": settings})
 
 
 def find_run(variant: Variant, seed: int, tables: list[Path]) -> dict[str, float] | None:

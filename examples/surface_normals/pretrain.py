@@ -104,8 +104,9 @@ def main(cfg: Config) -> None:
     save_figure(training_curves(rows), cfg.out / "curves.png")
     best = load_model(cfg.out / "best", device=training_device())
     concentration = calibrate(best, evaluation_loader(held_out, workers=cfg.workers))
-    figures = evaluate(best, evaluation_loader(held_out, workers=cfg.workers))
-    facts = {"data": read_config(cfg.out / "best")["data"], "metrics": figures}
+    # Calibrating leaves the normals as they are, and so the figures that chose the checkpoint.
+    facts = {name: read_config(cfg.out / "best")[name] for name in ("data", "metrics")}
+    figures = facts["metrics"]
     save_model(cfg.out / "model", best.cpu(), metadata=facts, dtype=torch.float16)
     with atomic_file(cfg.out / "rooms.json") as path:
         path.write_text(json.dumps({**figures, "concentration": concentration}, indent=2) + "\n")

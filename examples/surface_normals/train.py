@@ -2,6 +2,7 @@ r"""Train a surface-normal network on an RGB-D recording, and score it.
 
 python examples/surface_normals/train.py --data ../shared/data/red_kitchen --encoder tf_efficientnet_lite0 \
     --pretrained offline
+python examples/surface_normals/train.py --data ../shared/data/red_kitchen --start-from rooms --settings.lr 1e-4
 
 The run's folder gets the checkpoints `best/` and `last/`, `metrics.csv`, TensorBoard logs, `curves.png`, and, when
 the data has a `val` folder, `val.json` and `val.png`. Several processes: `accelerate launch` in front.
@@ -45,6 +46,8 @@ class Config:
     """Folder of the run."""
     resume: bool = False
     """Go on with the run in that folder."""
+    start_from: str | None = None
+    """A checkpoint to train further, or rooms for the network in the package: in place of the options of a new one."""
     net: Literal["unet", "bilinear", "smp"] = "unet"
     """A U-Net, the report's bilinear head, or an architecture of segmentation_models.pytorch."""
     arch: str = "DeepLabV3Plus"
@@ -83,6 +86,10 @@ class Config:
     """Loader processes; by default two, but none on two cores without a GPU."""
     cache: Path | None = None
     """Folder for the normals computed from depth; by default under the user's cache folder."""
+
+
+NETWORK = ("net", "arch", "encoder", "pretrained", "upsample", "skips", "decoder_channels", "output_stride")
+"""Options of a new network."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +131,8 @@ def read_frames(cfg: Config) -> Frames:
 
 def make_model(cfg: Config) -> NormalEstimator:
     """The network; what the encoder's weights leave open is drawn from torch's generator."""
+    if cfg.start_from is not None:
+        return started(cfg, cfg.start_from)
     shared: dict[str, Any] = {"encoder": cfg.encoder, "pretrained": cfg.pretrained, "resolution": cfg.resolution}
     if cfg.net == "bilinear":
         return BilinearNormals(output_stride=cfg.output_stride, **shared)
@@ -138,17 +147,34 @@ def make_model(cfg: Config) -> NormalEstimator:
     return SMPNormals(cfg.arch, **{**shared, "encoder": f"tu-{cfg.encoder}"})
 
 
+def started(cfg: Config, source: str) -> NormalEstimator:
+    """The network of a checkpoint, at this run's resolution."""
+    given = [name for name in NETWORK if getattr(cfg, name) != getattr(Config, name)]
+    if given:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise ValueError(f"--start-from {source}: its network is made already; leave away {options}")
+    model = load_model(None if source == "rooms" else source)
+    model.resolution = cfg.resolution
+    # The loss here says nothing of the map's length, in which the network told how sure it is.
+    model.concentration = None
+    return model
+
+
 def describe(cfg: Config) -> dict[str, Any]:
     """What identifies a run but for its seed; of files, the names alone."""
     facts = dataclasses.asdict(cfg)
     for name in ("out", "resume", "workers", "cache"):
         del facts[name]
     facts["settings"].pop("seed")
-    return {**facts, "data": cfg.data.resolve().name, "pretrained": _name(cfg.pretrained)}
+    facts |= {"data": cfg.data.resolve().name, "pretrained": _name(cfg.pretrained)}
+    if cfg.start_from is None:
+        del facts["start_from"]
+        return facts
+    return {name: fact for name, fact in facts.items() if name not in NETWORK} | {"start_from": _name(cfg.start_from)}
 
 
-def _name(pretrained: bool | str) -> bool | str:
-    return pretrained if isinstance(pretrained, bool) else Path(pretrained).name
+def _name(source: bool | str) -> bool | str:
+    return source if isinstance(source, bool) else Path(source).name
 
 
 def train(cfg: Config, frames: Frames) -> float:

@@ -5,10 +5,12 @@ What a subcommand needs is imported when it runs, so that `--help` answers at on
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn, TypeVar
@@ -76,7 +78,7 @@ class Predict:
     """Instead of it, a text or NPY file with the camera's 3 x 3 matrix, in pixels of these photos."""
     error: bool = False
     """Also write NAME.error.png: the error that the network expects of each pixel, in hundredths of a degree as 16-bit
-    grey; needs a network that was trained to say so."""
+    grey, and show it in the preview, white from 60 degrees on; needs a network that was trained to say so."""
     webcam: int | None = None
     """A camera of this machine, 0 for the first, instead of files; Ctrl-C ends the recording."""
     max_frames: int | None = None
@@ -186,8 +188,8 @@ class _DataOptions:
     convention: ConventionName | None = None
     """Axes of the normal files; needed where neither these nor the data set say so."""
 
-    def open(self, data: str | Path) -> Dataset[Sample]:
-        """The data set in a folder, or at the address of shards."""
+    def open(self, data: str | Path | None) -> Dataset[Sample]:
+        """The data set in a folder, or at the address of shards; None for the reference rooms."""
         from normalkit.data import open_dataset
         from normalkit.geometry import Convention
 
@@ -206,10 +208,12 @@ class _DataOptions:
 class Evaluate(_DataOptions):
     """Score a checkpoint on a folder of pictures with known normals."""
 
-    checkpoint: str
-    """Folder of a trained model; or OWNER/NAME of one on the Hugging Face Hub."""
-    data: str
-    """A data set as it was released, an RGB-D recording, shards, or with --images and --normals any folder of pairs."""
+    checkpoint: str | None = None
+    """Folder of a trained model; or OWNER/NAME of one on the Hugging Face Hub. By default the small network that comes
+    with normalkit."""
+    data: str | None = None
+    """A data set as it was released, an RGB-D recording, shards, or with --images and --normals any folder of pairs. By
+    default the hundred reference rooms that come with normalkit, on which figures of all versions compare."""
     flip: bool = False
     """Average with the prediction for the mirrored picture."""
     per_image: bool = False
@@ -232,6 +236,8 @@ class Evaluate(_DataOptions):
         if self.json is not None:
             check_writable(self.json.parent)
         figures = evaluate(model, loader, flip=self.flip, reduction="per_image" if self.per_image else "pooled")
+        if self.data is None:
+            print("reference rooms")
         print(format_figures(figures))
         if self.json is not None:
             with atomic_file(self.json) as temporary:
@@ -244,11 +250,12 @@ class CheckData:
     """Say what a folder of normals is: its layout, its splits, and which way its normals point."""
 
     data: tyro.conf.Positional[Path]
-    """Folder of a data set as it was released, or with --normals of any files."""
+    """Folder of a data set as it was released, or of images and normals."""
     dataset: DatasetName | None = None
     """Which data set it is; found out by its files if left out."""
     normals: str | None = None
-    """Pattern of the normal files with one *, such as 'normal/*.png', for a folder in no known layout."""
+    """Pattern of the normal files with one *, such as 'normal/*.png', where neither a known layout nor their names
+    tell."""
     images: str | None = None
     """Pattern of the pictures with one *, to draw them beside those."""
     convention: ConventionName | None = None
@@ -583,7 +590,8 @@ def _write(path: Path, normals: Tensor, kind: Format, convention: str) -> None:
 def _exit_code(name: str, work: Callable[[], int | None]) -> int:
     """Do the work; bad input and interrupts become one line and a code."""
     try:
-        code = work() or 0
+        with _plain_warnings(name):
+            code = work() or 0
         sys.stdout.flush()
         return code
     except BrokenPipeError:
@@ -602,6 +610,24 @@ def _exit_code(name: str, work: Callable[[], int | None]) -> int:
         message, code = _one_line(error), error.exit_code
     print(f"{name}: {message}", file=sys.stderr)
     return code
+
+
+@contextlib.contextmanager
+def _plain_warnings(name: str) -> Iterator[None]:
+    """Print this package's warnings as one line: where in its code they came up tells a user nothing."""
+    usual, package = warnings.formatwarning, Path(__file__).parent
+
+    def plain(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    ) -> str:
+        ours = Path(filename).is_relative_to(package)
+        return f"{name}: warning: {message}\n" if ours else usual(message, category, filename, lineno, line)
+
+    warnings.formatwarning = plain
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual
 
 
 def _one_line(error: BaseException) -> str:

@@ -314,7 +314,9 @@ def pillow_errors(path: File, formats: tuple[str, ...]) -> Iterator[None]:
         yield
     except UnidentifiedImageError as error:
         wanted = ", ".join(formats)
-        raise ValueError(f"{path}: not a {wanted} file, whatever its name says; convert it") from error
+        raise ValueError(
+            f"{path}: not a {wanted} file, whatever its name says, or a rare kind of one; convert it"
+        ) from error
     except Image.DecompressionBombError as error:
         raise ValueError(f"{path}: more than {MAX_PIXELS:,} pixels; shrink or split it ({error})") from error
     except (OSError, SyntaxError, EOFError, ValueError, IndexError, TypeError, struct.error, zlib.error) as error:

@@ -32,6 +32,9 @@ __all__ = ["Outputs", "file_suffix", "is_video", "write_frames"]
 WEBCAM_RATE = 10
 """Frames a second of a recording; a network that takes longer for one leaves it standing."""
 
+WHITE = 60.0
+"""Degrees of error that are white in a preview; 0 is black."""
+
 
 def is_video(path: Path) -> bool:
     """Whether a file's name says so."""
@@ -57,10 +60,10 @@ class Outputs:
     """The files to write of each source, whose name is NAME: NAME.normals and what is asked for.
 
     Of a photo: `NAME.normals.png`, or `.npy` or `.exr`; `NAME.preview.png`, the photo beside the colours of its
-    normals; `NAME.relit.png`; `NAME.points.ply`; `NAME.error.png`, the error that the network expects, in hundredths of
-    a degree as 16-bit grey. Of a video: `NAME.normals.mp4`, the colours of its normals, or,
-    where a format is given, a folder `NAME.normals` with a file of it for each frame; `NAME.preview.mp4` and
-    `NAME.relit.mp4`.
+    normals and, where it is written, the error; `NAME.relit.png`; `NAME.points.ply`; `NAME.error.png`, the error that
+    the network expects, in hundredths of a degree as 16-bit grey. Of a video: `NAME.normals.mp4`, the colours of its
+    normals, or, where a format is given, a folder `NAME.normals` with a file of it for each frame;
+    `NAME.preview.mp4` and `NAME.relit.mp4`.
 
     Args:
         folder: Where to.
@@ -134,7 +137,7 @@ class Outputs:
             assert error is not None
             with atomic_file(self._path(source, "error.png")) as temporary:
                 Image.fromarray((100 * error).round().numpy().astype(np.uint16)).save(temporary)
-        for kind, picture in self._pictures(image, normals).items():
+        for kind, picture in self._pictures(image, normals, error).items():
             with atomic_file(self._path(source, f"{kind}.png")) as temporary:
                 # A level that costs a fifth of the default's time, for a file a few per cent larger.
                 to_pillow(picture).save(temporary, compress_level=2)
@@ -183,10 +186,11 @@ class Outputs:
     def _write_normals(self, path: Path, normals: Tensor) -> None:
         write_normals(path, normals, convention=self.convention, bits=16 if self.format == "png16" else 8)
 
-    def _pictures(self, image: Tensor, normals: Tensor) -> dict[str, Tensor]:
+    def _pictures(self, image: Tensor, normals: Tensor, error: Tensor | None = None) -> dict[str, Tensor]:
         pictures = {}
         if self.preview:
-            pictures["preview"] = torch.cat([image, self._colours(normals)], 2)
+            grey = [] if error is None else [(error * (255 / WHITE)).clamp(0, 255).round().byte().expand_as(image)]
+            pictures["preview"] = torch.cat([image, self._colours(normals), *grey], 2)
         if self.light is not None:
             pictures["relit"] = relight(image, normals, self.light)
         return pictures

@@ -37,7 +37,8 @@ def photo_points(
         Points (N, 3) and their normals (N, 3), float32, OPENCV axes, the median depth at 1; colours (N, 3) uint8.
 
     Raises:
-        ValueError: Shapes differ, the intrinsics are those of another picture, or no normal faces the camera.
+        ValueError: Shapes differ, the intrinsics are those of another picture, or no two neighbours face the
+            camera.
     """
     if image.shape != normals.shape:
         raise ValueError(f"image has shape {tuple(image.shape)}, normals {tuple(normals.shape)}; wanted the same")
@@ -52,7 +53,11 @@ def photo_points(
         intrinsics[:2, 2] += 0.5 / square - 0.5
     depth, mask = normals_to_depth(normals, intrinsics)
     if not bool(mask.any()):
-        raise ValueError("no normal faces the camera, so there is no surface; is this the right field of view?")
+        _, height, width = normals.shape
+        raise ValueError(
+            f"of {width} x {height} pixels no two neighbours face the camera, so there is no surface; is this the "
+            "right field of view?"
+        )
     points = points_from_depth(depth, intrinsics)
     return points[:, mask].T, normalize(normals, dim=0)[:, mask].T, image[:, mask].T
 

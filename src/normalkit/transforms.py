@@ -388,7 +388,8 @@ def _to_dtype(inpt: SurfaceNormals | Intrinsics, dtype: torch.dtype = torch.floa
 def _refuse(inpt: TVTensor, *args: Any, functional: str, **kwargs: Any) -> TVTensor:
     raise TypeError(
         f"{functional} moves pixels as no camera does, or in a way not known here, so {type(inpt).__name__} cannot "
-        f"follow; use one of {', '.join(sorted(known.__name__ for known in _MOTIONS))}"
+        f"follow; use one of {', '.join(sorted(known.__name__ for known in _MOTIONS))}, or for a change of perspective "
+        "normalkit.transforms.RandomCameraRotation"
     )
 
 

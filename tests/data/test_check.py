@@ -10,6 +10,7 @@ from recordings import write_recording
 from released import colours, write_frame, write_release
 
 from normalkit import SyntheticRooms, write_normals
+from normalkit.data import open_dataset
 from normalkit.data.check import check_folder, report_figure
 from normalkit.geometry import Convention
 
@@ -59,6 +60,15 @@ def test_its_verdict_is_as_sure_as_the_guess(tmp_path, rooms, sureness, verdict)
     assert replace(report, guesses=unsure).verdict.startswith(verdict)
 
 
+def test_a_verdict_names_few_of_many_rivals(tmp_path, rooms):
+    report = check_folder(write_rooms(tmp_path, rooms, (-1, -1, -1)))
+    even = [replace(guess, sureness=0.2 if i < 5 else 0) for i, guess in enumerate(report.guesses)]
+    verdict = replace(report, guesses=even).verdict
+    assert verdict.count("20%") == 3
+    assert "20% and 2 others; look at more pictures" in verdict
+    assert "others" not in replace(report, guesses=[replace(guess, sureness=1 / 3) for guess in even[:3]]).verdict
+
+
 def test_its_lines(tmp_path, rooms):
     lines = check_folder(write_rooms(tmp_path, rooms, (-1, -1, -1))).lines()
     assert lines[0] == "layout     nyuv2: NYUv2 with GeoNet's normals, as DSINE's evaluation release has it"
@@ -103,6 +113,8 @@ def test_any_files_by_a_pattern(tmp_path, rooms):
     assert report.counts == {"all": 5}
     assert report.guesses[0].convention is Convention.OPENGL
     assert report.looks[0].image.shape == (3, 48, 64)
+    assert report.lines()[0] == "layout     pairs of files: photo *.jpg and n[*].png"
+    assert check_folder(tmp_path, normals="n[*].png").lines()[0] == "layout     files: n[*].png"
     assert "declared   by nobody" in report.lines()
     with pytest.raises(FileNotFoundError, match=r"no file matches normals='\*\.exr'"):
         check_folder(tmp_path, normals="*.exr")
@@ -111,6 +123,21 @@ def test_any_files_by_a_pattern(tmp_path, rooms):
             check_folder(tmp_path, **options)
     with pytest.raises(ValueError, match=r"images='photo 0.jpg': wanted a relative pattern with exactly one"):
         check_folder(tmp_path, normals="n[*].png", images="photo 0.jpg")
+
+
+def test_any_files_by_their_names(tmp_path, rooms):
+    for folder in ("rgb", "normal"):
+        (tmp_path / folder).mkdir()
+    for i, (normals, mask, _) in enumerate(rooms):
+        Image.fromarray(colours(normals * (1, 1, -1), mask)).save(tmp_path / f"normal/{i}.png")
+        Image.new("RGB", (64, 48), (i, 0, 0)).save(tmp_path / f"rgb/{i}.png")
+    report = check_folder(tmp_path)
+    assert report.lines()[0] == "layout     pairs of files: rgb/*.png and normal/*.png, by their names"
+    assert report.guesses[0].convention is Convention.TASKONOMY
+    assert [int(look.image[0, 0, 0]) for look in report.looks] == [0, 1, 2, 3, 4]
+    # Scoring needs to be told, with the patterns at hand.
+    with pytest.raises(ValueError, match=r"give patterns: images='rgb/\*\.png' and normals='normal/\*\.png'"):
+        open_dataset(tmp_path)
 
 
 def test_files_that_say_their_convention_wrongly(tmp_path, rooms):

@@ -11,7 +11,7 @@ from torchvision.transforms import v2
 
 from normalkit import SyntheticRooms
 from normalkit.codec import write_normals
-from normalkit.data.folder import NormalFolder
+from normalkit.data.folder import NormalFolder, guess_patterns
 from normalkit.geometry import Convention
 
 HEIGHT, WIDTH = 6, 8
@@ -188,3 +188,34 @@ def test_bad_folders(tmp_path, spoil, options, error, message):
 def test_missing_folder(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere: no such folder; the patterns are relative to it"):
         NormalFolder(tmp_path / "nowhere", convention=None)
+
+
+@pytest.mark.parametrize(
+    ("files", "patterns"),
+    [
+        (["{}_rgb.jpg", "{}_normal.png"], ("*_rgb.jpg", "*_normal.png")),
+        (["rgb/{}.png", "normals/{}.npy"], ("rgb/*.png", "normals/*.npy")),
+        (["a b/{}.JPG", "a b/Normals_{}.exr"], ("a b/*.JPG", "a b/Normals_*.exr")),
+        (["depth/{}.png", "mask/{}.png", "rgb/{}.png", "gt/normal/{}.png"], ("rgb/*.png", "gt/normal/*.png")),
+        (["rgb/{}.png", "normal/{}.txt"], None),
+        (["rgb/{}.png", "depth/{}.png"], None),
+        (["rgb/{}.png", "normal/other-{}.png"], None),
+        ([], None),
+    ],
+)
+def test_patterns_are_guessed_by_names(tmp_path, files, patterns):
+    for name in ("scene-1.0001", "scene-1.0002", "7"):
+        for file in files:
+            path = tmp_path / file.format(name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    assert guess_patterns(tmp_path) == patterns
+
+
+def test_the_guess_is_of_the_largest_set_whose_normals_all_have_images(tmp_path):
+    for folder, images, normals in (("few", 2, 2), ("most", 4, 3), ("lack", 4, 5)):
+        for count, name in ((images, "rgb"), (normals, "normal")):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            for i in range(count):
+                (tmp_path / folder / f"{i}_{name}.png").touch()
+    assert guess_patterns(tmp_path) == ("most/*_rgb.png", "most/*_normal.png")

@@ -12,6 +12,7 @@ from normalkit.data.loader import evaluation_loader, training_loader
 from normalkit.data.memory import InMemory
 from normalkit.data.opening import open_dataset
 from normalkit.data.published import PublishedNormals
+from normalkit.data.reference import reference_rooms
 from normalkit.data.rgbd import RGBDNormals
 from normalkit.data.sharding import write_shards
 from normalkit.data.shards import ShardedNormals
@@ -32,6 +33,7 @@ __all__ = [
     "evaluation_loader",
     "open_dataset",
     "read_labeled_images",
+    "reference_rooms",
     "shard_evaluation_loader",
     "shard_training_loader",
     "training_loader",

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from normalkit.axes import SURE, AxesGuess, contradiction, guess_convention, view_rays
 from normalkit.codec import read_normals, stated_convention
-from normalkit.data.folder import find_stars
+from normalkit.data.folder import find_stars, guess_patterns
 from normalkit.data.layouts import Layout, detect_layout, find_layouts, parse_layout
 from normalkit.data.opening import open_dataset
 from normalkit.data.pairs import spread
@@ -32,6 +32,8 @@ __all__ = ["FolderReport", "Look", "check_folder", "report_figure"]
 PICTURES = 12
 DRAWN = 4
 LIKELY = 0.8
+RIVALS = 3
+"""Guesses that a verdict names where the data cannot tell."""
 LISTED = 0.01
 """A guess that no convention has is listed from this sureness on."""
 
@@ -61,7 +63,8 @@ class FolderReport:
 
     Attributes:
         root: The folder.
-        layout: Its layout; None where patterns were given.
+        layout: Its layout; None for pairs of files by patterns.
+        pairs: Those patterns in words; "" with a layout.
         counts: Pictures by split.
         declared: The convention that the layout, the files or the caller say; None where nobody does.
         guesses: From `guess_convention`, the likeliest first.
@@ -70,6 +73,7 @@ class FolderReport:
 
     root: Path
     layout: Layout | None
+    pairs: str
     counts: Mapping[str, int | None]
     declared: Convention | None
     guesses: Sequence[AxesGuess]
@@ -85,7 +89,8 @@ class FolderReport:
         if best.sureness >= LIKELY:
             return f"{_named(best)}; likely: {best.sureness:.0%}, from {pictures}; more of them would make it surer"
         rivals = [guess for guess in self.guesses if guess.sureness >= 0.05]
-        options = ", ".join(f"{_named(guess)} {guess.sureness:.0%}" for guess in rivals)
+        options = ", ".join(f"{_named(guess)} {guess.sureness:.0%}" for guess in rivals[:RIVALS])
+        options += f" and {len(rivals) - RIVALS} others" if len(rivals) > RIVALS else ""
         return f"the data cannot tell, from {pictures}: {options}; look at more pictures, of rooms and at a slant"
 
     @property
@@ -95,7 +100,7 @@ class FolderReport:
 
     def lines(self) -> list[str]:
         """The report as text."""
-        kind = "pairs of files" if self.layout is None else f"{self.layout.name}: {self.layout.title}"
+        kind = self.pairs if self.layout is None else f"{self.layout.name}: {self.layout.title}"
         lines = [f"layout     {kind}", f"pictures   {', '.join(_count(*item) for item in self.counts.items())}"]
         if self.layout is not None:
             lines += [f"valid      {self.layout.validity}", f"source     {self.layout.source}"]
@@ -118,7 +123,8 @@ def check_folder(
 
     Args:
         root: The folder.
-        dataset: Its layout, one of `normalkit.data.layouts.LAYOUTS`; None to find out.
+        dataset: Its layout, one of `normalkit.data.layouts.LAYOUTS`; None to find out. A folder in none of them is
+            looked through for pairs of images and normals, by their names.
         images: Pattern of the pictures with one `*`, to draw them beside the normals; goes with `normals`.
         normals: Pattern of the normal files with one `*`, for a folder in no known layout.
         convention: What the normals are said to be, where the layout or the files do not say, or say it wrongly.
@@ -137,6 +143,10 @@ def check_folder(
             "neither with a data set"
         )
     root = Path(root)
+    pairs = "" if normals is None else f"pairs of files: {images} and {normals}" if images else f"files: {normals}"
+    if normals is None and dataset is None and not find_layouts(root):
+        images, normals = guess_patterns(root) or (None, None)
+        pairs = f"pairs of files: {images} and {normals}, by their names"
     if normals is not None:
         layout = None
         names = find_stars(root, "normals", normals)
@@ -152,7 +162,7 @@ def check_folder(
     guesses = guess_convention(
         [look.normals for look in looks], [look.mask for look in looks], [look.intrinsics for look in looks]
     )
-    return FolderReport(root, layout, counts, convention or declared, guesses, looks)
+    return FolderReport(root, layout, pairs, counts, convention or declared, guesses, looks)
 
 
 def report_figure(report: FolderReport) -> Figure:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import glob
+import itertools
 import os
+import re
 from pathlib import Path, PurePosixPath
 
 from torch.utils.data import Dataset
@@ -13,7 +15,16 @@ from normalkit.data.sample import Sample, Transform, make_sample
 from normalkit.files import check_links
 from normalkit.geometry import Convention
 
-__all__ = ["NormalFolder", "find_stars"]
+__all__ = ["NormalFolder", "find_stars", "guess_patterns"]
+
+LOOKED_AT = 10_000
+"""Files of which a guess of the patterns takes notice; a few hundred of each kind would do."""
+
+_KIND = r"(?:rgb|colou?r|images?|img|photos?|normals?)"
+_NAME = re.compile(rf"(?P<before>{_KIND}[_.-])?(?P<star>.+?)(?P<after>[_.-]{_KIND})?(?P<suffix>\.\w+)", re.IGNORECASE)
+"""What may stand around the part of a name that an image and its normals share."""
+_PICTURE = re.compile("rgb|colou?r|image|img|photo")
+_IMAGES, _NORMALS = (".png", ".jpg", ".jpeg", ".webp"), (".png", ".npy", ".exr", ".h5", ".hdf5")
 
 
 class NormalFolder(Dataset[Sample]):
@@ -116,6 +127,50 @@ def find_stars(root: Path, what: str, pattern: str) -> list[str]:
     if not paths:
         raise FileNotFoundError(f"{root}: no file matches {what}={pattern!r}")
     return [path[len(before) : len(path) - len(after)] for path in paths]
+
+
+def guess_patterns(root: Path) -> tuple[str, str] | None:
+    """Patterns of images and normals for `NormalFolder`, by the names of folders and files.
+
+    What has "normal" in its folder's or its own name is taken for normals; the images are those files whose names are
+    the same but for such a word.
+
+    Args:
+        root: The folder.
+
+    Returns:
+        The patterns of the images and of the normals, of the largest set where there are several; None where no
+        normals have their images.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as root:
+        ...     for name in ("1_rgb.jpg", "1_normal.png", "2_rgb.jpg", "2_normal.png"):
+        ...         Path(root, name).touch()
+        ...     guess_patterns(Path(root))
+        ('*_rgb.jpg', '*_normal.png')
+    """
+    stars: dict[str, set[str]] = {}
+    files = (Path(folder, name) for folder, _, names in os.walk(root) for name in names)
+    for path in itertools.islice(files, LOOKED_AT):
+        name = _NAME.fullmatch(path.name)
+        # A name with a star of its own is in no pattern.
+        if name is None or "*" in path.as_posix() or path.suffix.lower() not in (*_IMAGES, *_NORMALS):
+            continue
+        around = f"{name['before'] or ''}*{name['after'] or ''}{name['suffix']}"
+        pattern = (path.parent.relative_to(root) / around).as_posix()
+        stars.setdefault(pattern, set()).add(name["star"])
+    normals = [p for p in stars if "normal" in p.lower() and p.lower().endswith(_NORMALS)]
+    images = [p for p in stars if "normal" not in p.lower() and p.lower().endswith(_IMAGES)]
+    pairs = [(image, normal) for normal in normals for image in images if stars[normal] <= stars[image]]
+
+    def likeness(pair: tuple[str, str]) -> tuple[int, int, bool]:
+        image, normal = pair
+        shared = [a == b for a, b in zip(image.split("/"), normal.split("/"), strict=False)]
+        # Depth and masks may have the same names as the pictures, and so may another scene.
+        return len(stars[normal]), sum(shared), bool(_PICTURE.search(image.lower()))
+
+    return max(sorted(pairs), key=likeness, default=None)
 
 
 def _check_pattern(argument: str, pattern: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from normalkit.data.folder import guess_patterns
 from normalkit.geometry import Convention
 
 __all__ = ["LAYOUTS", "Camera", "Layout", "Match", "SplitList", "detect_layout", "find_layouts", "parse_layout"]
@@ -218,9 +219,10 @@ def detect_layout(root: str | os.PathLike[str]) -> Layout:
     found = find_layouts(root)
     if not found:
         known = ", ".join(f"{layout.name} ({layout.example})" for layout in LAYOUTS.values())
+        images, normals = guess_patterns(Path(root)) or ("*_rgb.png", "*_normal.png")
         raise ValueError(
             f"{root}: in no known layout; known are {known}. For any other pairs of files give patterns: "
-            "images='*_rgb.png' and normals='*_normal.png'"
+            f"images={images!r} and normals={normals!r}"
         )
     if len(found) > 1:
         which = " and ".join(f"{name} ({len(ms)} pictures, such as {ms[0].path})" for name, ms in found.items())

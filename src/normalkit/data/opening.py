@@ -10,6 +10,7 @@ from torch.utils.data import Dataset, Subset
 from normalkit.data.folder import NormalFolder
 from normalkit.data.layouts import Layout, detect_layout, find_layouts, parse_layout
 from normalkit.data.published import PublishedNormals
+from normalkit.data.reference import reference_rooms
 from normalkit.data.rgbd import INTRINSICS_FILE, RGBDNormals
 from normalkit.data.sample import Sample
 from normalkit.data.shards import ShardedNormals, is_sharded
@@ -20,7 +21,7 @@ __all__ = ["open_dataset"]
 
 
 def open_dataset(
-    root: str | os.PathLike[str],
+    root: str | os.PathLike[str] | None = None,
     *,
     dataset: str | None = None,
     split: str | None = None,
@@ -32,7 +33,7 @@ def open_dataset(
     """Open a folder to score on: pairs of files where patterns are given, else shards or a data set in a known layout.
 
     Args:
-        root: The folder, or the address of shards.
+        root: The folder, or the address of shards; None for the reference rooms that come with normalkit.
         dataset: One of `normalkit.data.layouts.LAYOUTS`, such as "nyuv2"; None to find out by the files.
         split: Its split; None for the one that the field scores.
         images: Pattern for `NormalFolder`; goes with `normals`.
@@ -41,11 +42,17 @@ def open_dataset(
         convention: Axes of the normal files; None where they or the layout state them.
 
     Raises:
-        ValueError: Only one of `images` and `normals` is given, or `masks` alone, or they and a data set; or the folder
-            is in no known layout, or in several.
+        ValueError: Only one of `images` and `normals` is given, or `masks` alone, or they and a data set, or any of
+            them without a folder; or the folder is in no known layout, or in several.
         FileNotFoundError: Files are missing; the message names them.
     """
     patterns = f"images={images!r}, normals={normals!r}, masks={masks!r}"
+    if root is None:
+        if any(given is not None for given in (dataset, split, images, normals, masks, convention)):
+            raise ValueError(
+                f"dataset={dataset!r}, split={split!r}, {patterns}, convention={convention}: of which folder?"
+            )
+        return reference_rooms()
     if images is None and normals is None and masks is None:
         if dataset is None and is_sharded(root):
             if split is not None:

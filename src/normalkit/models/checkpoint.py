@@ -142,6 +142,7 @@ def model_header(model: ImageModel) -> dict[str, Any]:
     if isinstance(model, NormalEstimator):
         header["config"] |= {"normalize": model.normalize, "resolution": model.resolution}
         # Left out where there is none, as classes of one's own may not take it.
+        header["config"].pop("concentration", None)
         header["config"] |= {} if model.concentration is None else {"concentration": model.concentration}
         header["convention"] = Convention.OPENCV.name
     return header
