@@ -157,8 +157,9 @@ def angular_error(pred: Tensor, target: Tensor, *, dim: int = 1) -> Tensor:
     squared_sine = (ay * bz - az * by).square() + (az * bx - ax * bz).square() + (ax * by - ay * bx).square()
     parallel = squared_sine == 0
     sine = torch.where(parallel, 1, squared_sine).sqrt()
-    angle = torch.atan2(torch.where(parallel, 0, sine), cosine)
     has_direction = (a.detach().abs().amax(dim) > 0) & (b.detach().abs().amax(dim) > 0)
+    # At the origin the arc tangent has no slope, and torch 2.9 gives NaN for it.
+    angle = torch.atan2(torch.where(parallel, 0, sine), torch.where(has_direction, cosine, 1))
     return torch.where(has_direction, torch.rad2deg(angle), math.nan)
 
 

@@ -7,7 +7,6 @@ import warnings
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from normalkit.geometry import normalize, valid_normals
 
@@ -191,9 +190,9 @@ class _Pairs:
 
 def _added(field: Tensor, dim: int) -> Tensor:
     """Each two neighbours along `dim` as their sum; an odd last one alone."""
-    odd = field.shape[dim] % 2
-    padded = functional.pad(field, (0, odd) if dim == 1 else (0, 0, 0, odd))
-    even, odds = (padded.index_select(dim, torch.arange(first, padded.shape[dim], 2)) for first in (0, 1))
+    if field.shape[dim] % 2:
+        field = torch.cat([field, torch.zeros_like(field.narrow(dim, 0, 1))], dim)
+    even, odds = (field.index_select(dim, torch.arange(first, field.shape[dim], 2)) for first in (0, 1))
     return even + odds
 
 
