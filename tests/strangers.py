@@ -181,7 +181,7 @@ def try_damaged(folder: Path, number: int) -> dict[str, Counter]:
             copy.write_bytes(damaged(data, draw))
             try:
                 results[name]["same" if read(copy) == whole else "other"] += 1
-            except ValueError as error:
+            except (ValueError, FileNotFoundError) as error:  # A damaged manifest may name a file that is not there.
                 results[name]["refused" if name.split(".")[0] in str(error) else f"unnamed: {error}"] += 1
             except Exception as error:
                 results[name][f"{type(error).__name__}: {error}"] += 1
