@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from recordings import write_recording
 from torch.utils.data import DataLoader
 
 from normalkit.codec import write_normals
@@ -397,3 +398,17 @@ def test_real_recording(real_data, tmp_path):
         rays = torch.linalg.inv(sample["intrinsics"]) @ torch.stack([u, v, torch.ones_like(u)]).flatten(1)
         # Facing the camera, but for the rounding of labels of 8 bits.
         assert ((sample["normals"].flatten(1) * rays).sum(0) <= 0.01).all()
+
+
+def test_intrinsics_that_a_link_leads_out_to_are_refused(tmp_path):
+    """And followed where the link stays inside."""
+    root = tmp_path / "recording"
+    write_recording(root, frames=1)
+    (root / "camera-intrinsics.txt").rename(root / "K.txt")
+    (root / "camera-intrinsics.txt").symlink_to("K.txt")
+    assert RGBDNormals(root, cache=tmp_path / "cache")[0]["mask"].any()
+    (root / "K.txt").rename(tmp_path / "K.txt")
+    (root / "camera-intrinsics.txt").unlink()
+    (root / "camera-intrinsics.txt").symlink_to(tmp_path / "K.txt")
+    with pytest.raises(ValueError, match=r"camera-intrinsics\.txt: a link that leads out of"):
+        RGBDNormals(root, cache=tmp_path / "cache")[0]

@@ -250,6 +250,7 @@ def _find_intrinsics(frame: _Frame, root: Path) -> Tensor | None:
     inside = [above for above in (folder, *folder.parents) if above.is_relative_to(root)]
     for above in dict.fromkeys((*inside, root)):
         if (above / INTRINSICS_FILE).is_file():
+            check_links(root, [above / INTRINSICS_FILE])
             return read_intrinsics(above / INTRINSICS_FILE)
     return None
 
