@@ -32,13 +32,11 @@ from normalkit import (
     predict,
 )
 from normalkit.files import atomic_file
-from normalkit.geometry import angular_error
 from normalkit.images import read_depth, read_image, to_pillow
 from normalkit.integrate import normals_to_depth
 from normalkit.transforms import Intrinsics, RandomCameraRotation
-from normalkit.uncertainty import estimate, sparsification
 from normalkit.visualize import colour_sphere, error_map, relight, save_figure
-from normalkit.visualize.charts import sparsification_figure, study_figure
+from normalkit.visualize.charts import study_figure
 from normalkit.visualize.figure import new_figure
 
 DOCS = Path(__file__).resolve().parent
@@ -67,7 +65,6 @@ def main(cfg: Config) -> None:
     _save("relight.jpg", relight_figure(room))
     _save("integrate.jpg", integrate_figure(room))
     _save("study.png", study())
-    _save("sparsification.png", sparsification_curves())
 
 
 def axes_figure(room: dict) -> Figure:
@@ -195,17 +192,6 @@ def study() -> Figure:
         "within 11.25° (%)": [[46.2, 45.1, 45.9], [41.7, 40.9, 42.3], [36.0, 37.1, 35.2]],
     }
     return study_figure(["skips 1 2 3 4", "skips 2 3", "no skips"], values, title="Invented figures")
-
-
-def sparsification_curves() -> Figure:
-    """The network in the package on rooms that it never saw."""
-    model, errors, expected = load_model(), [], []
-    for room in SyntheticRooms(8, size=(120, 160), seed=9):
-        with torch.no_grad():
-            normals, expectation = estimate(model, room["image"][None])
-        errors.append(angular_error(normals[0], room["normals"], dim=0)[room["mask"]])
-        expected.append(expectation[0][room["mask"]])
-    return sparsification_figure(sparsification(torch.cat(errors), torch.cat(expected)))
 
 
 def _panels(*rows: list[tuple[str, torch.Tensor, dict]]) -> Figure:
