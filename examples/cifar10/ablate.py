@@ -49,6 +49,10 @@ class Config:
     """Instead of the recipe's."""
     batch_size: int | None = None
     """Images a batch instead of the recipe's."""
+    padding: int | None = None
+    """Pixels that crops move by, at most, instead of the recipe's."""
+    label_smoothing: float | None = None
+    """Instead of the recipe's."""
     seeds: tuple[int, ...] = (0,)
     """One run of each variant for each."""
     variants: tuple[str, ...] = tuple(VARIANTS)
@@ -64,8 +68,11 @@ def main(cfg: Config) -> int:
     unknown = sorted(set(cfg.variants) - set(VARIANTS))
     if unknown:
         raise ValueError(f"--variants: no {', '.join(unknown)}; wanted some of {', '.join(VARIANTS)}")
-    shared = {field: getattr(cfg, field) for field in ("data", "recipe", "epochs", "batch_size", "holdout", "download")}
-    base = Training(net="improved", resume=True, **shared)
+    shared = (
+        *("data", "recipe", "epochs", "batch_size", "padding", "label_smoothing"),
+        *("holdout", "download"),
+    )
+    base = Training(net="improved", resume=True, **{name: getattr(cfg, name) for name in shared})
     configs = {name: dataclasses.replace(base, **options) for name, (options, _) in VARIANTS.items()}
     variants = [
         dataclasses.replace(describe(config, name), reported={} if reported is None else {"accuracy": reported})

@@ -90,6 +90,10 @@ class Config:
     """Peak learning rate instead of the recipe's."""
     batch_size: int | None = None
     """Images a batch instead of the recipe's."""
+    padding: int | None = None
+    """Pixels that crops move by, at most, instead of the recipe's."""
+    label_smoothing: float | None = None
+    """Instead of the recipe's."""
     seeds: tuple[int, ...] = (0,)
     """One run each."""
     holdout: int = 5000
@@ -126,9 +130,12 @@ def read_data(cfg: Config) -> tuple[LabeledImages, LabeledImages]:
 def recipe_of(cfg: Config) -> Recipe:
     """The recipe with what the command line changes."""
     recipe = RECIPES[cfg.recipe][cfg.net]
-    changes = {name: value for name in ("epochs", "lr") if (value := getattr(cfg, name)) is not None}
-    settings = dataclasses.replace(recipe.settings, **changes)
-    return dataclasses.replace(recipe, settings=settings, batch_size=cfg.batch_size or recipe.batch_size)
+
+    def changes(*names: str) -> dict[str, Any]:
+        return {name: value for name in names if (value := getattr(cfg, name)) is not None}
+
+    settings = dataclasses.replace(recipe.settings, **changes("epochs", "lr"))
+    return dataclasses.replace(recipe, settings=settings, **changes("batch_size", "padding", "label_smoothing"))
 
 
 def make_net(cfg: Config, classes: int) -> Classifier:
