@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -194,7 +195,8 @@ def write_results(folder: Path, scores: ClassScores, mirrored: ClassScores, clas
     """Print the report's lines, and draw its Figure 1 and the confusion matrix."""
     print(format_accuracies(scores, classes))
     print(f"averaged with the mirrored image: {mirrored.accuracy:.1f} %")
-    by_class = dict(zip(classes, scores.class_accuracies, strict=True))
+    shares = zip(classes, scores.class_accuracies, strict=True)
+    by_class = {name: None if math.isnan(share) else share for name, share in shares}
     with atomic_file(folder / "val.json") as path:
         text = json.dumps({**scores.figures, "accuracy_flip": mirrored.accuracy, "by_class": by_class}, indent=2)
         path.write_text(text + "\n")
