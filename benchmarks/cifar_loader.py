@@ -3,7 +3,8 @@
 The peer is `torch.utils.data.DataLoader` over a data set like torchvision's `CIFAR10`, which makes a PIL picture of
 each sample: RandomCrop(32, padding=4), RandomHorizontalFlip, ToTensor, Normalize. Its workers stay from epoch to epoch,
 so that their start is not timed; `--images` is an epoch. Its crop pads with black, which is quicker for it than the
-reflection that ours pads with. Ours is normalised batch by batch as the peer's is sample by sample.
+reflection that ours pads with. Ours is normalised batch by batch as the peer's is sample by sample. On a GPU ours are
+made there, and the peer's are moved there from pinned memory.
 
     python benchmarks/cifar_loader.py --data ../shared/data/cifar10_train_jpeg.tar.xz --images 50000
 """
@@ -48,7 +49,7 @@ class Pictures(Dataset[tuple[Tensor, int]]):
         return self.transform(Image.fromarray(self.data[index])), self.targets[index]
 
 
-def peer(data: LabeledImages, *, batch_size: int, workers: int) -> Epoch:
+def peer(data: LabeledImages, *, batch_size: int, workers: int, device: torch.device) -> Epoch:
     """The usual pipeline."""
     steps = [RandomCrop(32, padding=PADDING), RandomHorizontalFlip(), ToTensor(), Normalize(MEAN, STD)]
     loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
@@ -58,13 +59,19 @@ def peer(data: LabeledImages, *, batch_size: int, workers: int) -> Epoch:
         drop_last=True,
         num_workers=workers,
         persistent_workers=workers > 0,
+        pin_memory=device.type == "cuda",
     )
-    return lambda epoch: loader
+
+    def batches(epoch: int) -> Iterable[tuple[Tensor, Tensor]]:
+        for images, labels in loader:
+            yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+
+    return batches
 
 
 def ours(data: LabeledImages, *, batch_size: int) -> Epoch:
     """The loader of this library, then the same normalisation."""
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+    mean, std = (torch.tensor(values, device=data.images.device).view(3, 1, 1) for values in (MEAN, STD))
 
     def batches(epoch: int) -> Iterable[tuple[Tensor, Tensor]]:
         for batch in device_training_loader(data, batch_size=batch_size, epoch=epoch, seed=0):
@@ -91,11 +98,13 @@ def _compare(loader: DeviceLoader, pictures: list[Image.Image]) -> None:
             raise SystemExit(f"sample {sample} differs from torchvision's; so no speed is compared")
 
 
-def seconds(epoch: Epoch, number: int, images: int) -> float:
+def seconds(epoch: Epoch, number: int, images: int, device: torch.device) -> float:
     """Of one epoch, of which every batch is counted and none is kept."""
     start, count = time.perf_counter(), 0
     for _, labels in epoch(number):
         count += len(labels)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
     taken = time.perf_counter() - start
     if count != images:
         raise SystemExit(f"an epoch had {count} images, not {images}")
@@ -126,16 +135,18 @@ def main() -> None:
     print_header(f"{len(data)} images of 32 x 32", args, ["torchvision", "pillow", "numpy"])
     rows = []
     for batch_size in args.batch:
-        contenders = {"device_training_loader": ours(data, batch_size=batch_size)}
+        contenders = {"device_training_loader": ours(data.to(args.device), batch_size=batch_size)}
         contenders |= {
-            f"DataLoader, PIL, {workers} workers": peer(data, batch_size=batch_size, workers=workers)
+            f"DataLoader, PIL, {workers} workers": peer(
+                data, batch_size=batch_size, workers=workers, device=args.device
+            )
             for workers in args.workers
         }
         count = len(data) // batch_size * batch_size
         rates: dict[str, list[float]] = {name: [] for name in contenders}
         for number in range(args.repeats + 1):
             for name, epoch in contenders.items():
-                taken = seconds(epoch, number, count)
+                taken = seconds(epoch, number, count, args.device)
                 if number:
                     rates[name].append(count / taken)
         own, *others = (statistics.median(each) for each in rates.values())

@@ -1,10 +1,11 @@
 """Images a second of a BaseNet epoch of `fit` beside the usual script's, in the same run.
 
 The peer is a plain loop over torchvision's usual pipeline (see `cifar_loader.py`) at its best number of workers:
-forward, cross-entropy, backward, a step of SGD. Ours is `normalkit.training.fit` on `device_training_loader`, with all
-that a run does but its validation: gradient norms, the moving average of the weights, sums and the progress bar. The
-layout of the images and the precision are measured too, since not every processor gains from them. Each in turn trains
-for two epochs, of which the second is timed.
+forward, cross-entropy, backward, a step of SGD; its images are normalised by the loader alone. Ours is
+`normalkit.training.fit` on `device_training_loader`, with all that a run does but its validation and checkpoints:
+gradient norms, the moving average of the weights, sums and the progress bar. The layout of the images and the precision
+are measured too, since not every processor gains from them. Each in turn trains for two epochs, of which the second is
+timed, and all where `fit` does: on a GPU if there is one.
 
     python benchmarks/cifar_training.py --data ../shared/data/cifar10_train_jpeg.tar.xz --images 45000
 """
@@ -32,7 +33,7 @@ from normalkit.classification import classification_loss
 from normalkit.data.device import device_training_loader
 from normalkit.data.labeled import LabeledImages
 from normalkit.models import Classifier
-from normalkit.training import TrainingSettings, fit, has_bfloat16
+from normalkit.training import TrainingSettings, fit, has_bfloat16, training_device
 
 NETS = {"base": BaseNet, "improved": ImprovedNet}
 LR = 0.01
@@ -42,9 +43,12 @@ Times = tuple[list[float], float]
 """Seconds of each epoch, and the mean loss of the last one."""
 
 
-def plain(net: nn.Module, data: LabeledImages, *, batch_size: int, workers: int, epochs: int) -> Times:
+def plain(
+    net: Classifier, data: LabeledImages, *, batch_size: int, workers: int, epochs: int, device: torch.device
+) -> Times:
     """The usual loop."""
-    batches = peer(data, batch_size=batch_size, workers=workers)
+    batches = peer(data, batch_size=batch_size, workers=workers, device=device)
+    net.to(device)
     optimizer = torch.optim.SGD(net.parameters(), lr=LR, momentum=0.9, nesterov=True)
     net.train()
     times = []
@@ -52,7 +56,7 @@ def plain(net: nn.Module, data: LabeledImages, *, batch_size: int, workers: int,
         losses = []
         start = time.perf_counter()
         for images, labels in batches(epoch):
-            loss = nn.functional.cross_entropy(net(images), labels)
+            loss = nn.functional.cross_entropy(net.scores(images), labels)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -94,7 +98,12 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128, help="batch size")
     parser.add_argument("--workers", type=int, nargs="+", default=(0, 1, 2, 4), help="of the peer")
     args = parser.parse_args()
+    if args.device.type != training_device().type:
+        raise SystemExit(
+            f"--device {args.device}: `fit` trains on {training_device()}; hide it (CUDA_VISIBLE_DEVICES=)"
+        )
     data = load(args.data, args.images)
+    here = data.to(args.device)
     sizes = {"batch_size": args.batch, "epochs": 2}
 
     options: dict[str, dict[str, Any]] = {
@@ -102,14 +111,16 @@ def main() -> None:
         "ours, channels last": {"channels_last": True, "precision": "no"},
     }
     contenders: dict[str, Callable[[Classifier], Times]] = {
-        name: functools.partial(ours, data=data, **sizes, **chosen) for name, chosen in options.items()
+        name: functools.partial(ours, data=here, **sizes, **chosen) for name, chosen in options.items()
     }
     if has_bfloat16():
         half = {"channels_last": True, "precision": "bf16"}
-        contenders["ours, channels last, bfloat16"] = functools.partial(ours, data=data, **sizes, **half)
+        contenders["ours, channels last, bfloat16"] = functools.partial(ours, data=here, **sizes, **half)
     own = list(contenders)
     contenders |= {
-        f"plain loop, {workers} workers": functools.partial(plain, data=data, workers=workers, **sizes)
+        f"plain loop, {workers} workers": functools.partial(
+            plain, data=data, workers=workers, device=args.device, **sizes
+        )
         for workers in args.workers
     }
     what = f"{args.net} net, {len(data)} images an epoch, batches of {args.batch}"

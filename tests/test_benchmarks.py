@@ -6,6 +6,11 @@ import ast
 from pathlib import Path
 
 import pytest
+import torch
+from scripts import loaded_example
+
+from normalkit import BaseNet
+from normalkit.data import LabeledImages
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 SCRIPTS = sorted(FOLDER.glob("*.py"))
@@ -25,6 +30,20 @@ def test_what_a_benchmark_takes_from_normalkit_is_public(script: Path) -> None:
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("normalkit"):
             module = __import__(node.module, fromlist=["*"])
             assert all(hasattr(module, alias.name) for alias in node.names), node.module
+
+
+def test_the_peer_of_the_cifar_training_normalises_its_images_once() -> None:
+    """In its loader, as the usual script does; the network's own normalisation would be work for nothing."""
+    pixels = torch.randint(2, (8, 3, 32, 32), dtype=torch.uint8) * 255
+    data = LabeledImages(pixels, torch.arange(8), tuple(map(str, range(8))))
+    net, seen = BaseNet(), []
+    net.conv1.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    with loaded_example(FOLDER / "cifar_training.py") as script:
+        script.plain(net, data, batch_size=4, workers=0, epochs=1, device=torch.device("cpu"))
+    assert len(seen) == 2
+    # Of black red, and of white green.
+    assert torch.stack(seen).min().item() == pytest.approx(-0.4914 / 0.2470, abs=1e-4)
+    assert torch.stack(seen).max().item() == pytest.approx((1 - 0.4822) / 0.2435, abs=1e-4)
 
 
 def names_of(module: ast.Module) -> set[str]:

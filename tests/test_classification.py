@@ -59,6 +59,13 @@ def test_a_model_keeps_its_mode():
     assert model.drop.training
 
 
+def test_accuracies_are_exact_shares():
+    """In float32, 0.7 is less than it is."""
+    scores = ClassScores(loss=0.0, confusion=torch.tensor([[7, 3], [6, 14]]))
+    assert scores.accuracy == scores.figures["accuracy"] == 70
+    assert scores.class_accuracies == [70, 70]
+
+
 def test_a_class_without_images_has_no_accuracy():
     scores = ClassScores(loss=0.0, confusion=torch.tensor([[2, 0], [0, 0]]))
     assert scores.class_accuracies[0] == 100
@@ -78,6 +85,14 @@ def test_the_loss_is_smoothed_cross_entropy(smoothing):
     assert float(values["accuracy"]) == 50
     assert values["loss"].requires_grad
     assert not values["accuracy"].requires_grad
+
+
+@pytest.mark.parametrize("labels", [[0, 3], [-1, 2], [-100, 0]])
+def test_the_loss_of_labels_outside_the_classes_is_refused(labels):
+    """Of which torch leaves -100 out in silence."""
+    batch = {"image": torch.zeros(2, 3), "label": torch.tensor(labels)}
+    with pytest.raises(ValueError, match=rf"label: {min(labels)} to {max(labels)}, but the model has the 3 classes 0"):
+        classification_loss()(nn.Identity(), batch)
 
 
 @pytest.mark.parametrize("smoothing", [-0.1, 1.0])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from scripts import run_example
+from scripts import loaded_example, run_example
 from squares import COLOURS, write_squares
 
 from normalkit.models import BaseNet
@@ -101,6 +101,21 @@ def test_the_reports_recipe_learns_colours(squares, tmp_path):
     assert float(rows_of(tmp_path / "run" / "results.csv")[0]["accuracy"]) == 100
 
 
+def test_a_class_that_nothing_is_held_out_of_has_no_accuracy(squares, tmp_path):
+    words = ["--epochs", "1", "--batch-size", "8", "--holdout", "2"]
+    assert run("train", "--data", squares, "--out", tmp_path / "run", *words) == 0
+    text = (tmp_path / "run" / "seed0" / "val.json").read_text()
+    figures = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert list(figures["by_class"].values()).count(None) == 1
+
+
+def test_the_small_net_has_channels_first_in_every_recipe():
+    """A processor takes twice as long with channels last: docs/results/performance.md."""
+    with loaded_example(EXAMPLES / "train.py") as script:
+        assert not any(recipes["base"].settings.channels_last for recipes in script.RECIPES.values())
+        assert all(recipes["improved"].settings.channels_last for recipes in script.RECIPES.values())
+
+
 def test_a_stopped_run_is_resumed_on_request(squares, tmp_path, capsys):
     words = ["--data", squares, "--out", tmp_path / "run", *QUICK]
     assert run("train", *words) == 0
@@ -121,6 +136,7 @@ def test_a_stopped_run_is_resumed_on_request(squares, tmp_path, capsys):
         (["--holdout", "42"], "count=42: wanted 1 to 41"),
         (["--data", "nowhere"], "nowhere does not exist"),
         (["--epochs", "0"], "epochs=0: wanted at least 1"),
+        (["--dropout", "0.1", "--fc-layers", "2"], "--dropout, --fc-layers: only the improved net has that; leave it"),
     ],
 )
 def test_bad_words_are_one_line(squares, tmp_path, capsys, words, message):

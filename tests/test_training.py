@@ -29,7 +29,7 @@ from normalkit.data.loader import evaluation_loader, training_loader
 from normalkit.data.sample import make_sample
 from normalkit.losses import AngularLoss
 from normalkit.metrics import SurfaceNormalMetrics
-from normalkit.models import checkpoint
+from normalkit.models import BaseNet, checkpoint
 from normalkit.models.base import NormalEstimator
 from normalkit.models.checkpoint import load_model, read_config
 from normalkit.training import (
@@ -769,6 +769,13 @@ def test_files_of_others_are_not_overwritten(tmp_path, name, resume):
 def test_another_run_cannot_be_resumed(whole_run, changes, message):
     with pytest.raises(ValueError, match=message):
         run(whole_run(), resume=True, **changes)
+
+
+def test_another_network_is_named_before_its_settings(whole_run):
+    """Each network has settings of its own; to make those alike would not help."""
+    settings = dataclasses.replace(SETTINGS, weight_decay=0.5)
+    with pytest.raises(ValueError, match=r"has model.class='DropoutNormals', this one 'BaseNet'; use the same"):
+        run(whole_run(), resume=True, model=BaseNet(), settings=settings)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "other", "missing", "flipped"])

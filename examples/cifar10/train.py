@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -60,8 +61,13 @@ RECIPES = {
         ),
         "improved": Recipe(MODERN, batch_size=128, padding=2, flip="alternating", label_smoothing=0.0),
     },
-    "report": {"base": PLAIN, "improved": PLAIN},
+    "report": {
+        "base": dataclasses.replace(PLAIN, settings=dataclasses.replace(PLAIN.settings, channels_last=False)),
+        "improved": PLAIN,
+    },
 }
+IMPROVED = ("batch_norm", "dropout", "fc_layers", "head")
+"""The options of the improved net alone."""
 
 
 @dataclass(frozen=True)
@@ -148,8 +154,11 @@ def make_net(cfg: Config, classes: int) -> Classifier:
 def describe(cfg: Config, name: str | None = None) -> Variant:
     """What identifies the runs of a configuration."""
     net = {"net": cfg.net}
+    given = [f"--{field.replace('_', '-')}" for field in IMPROVED if getattr(cfg, field) != getattr(Config, field)]
     if cfg.net == "improved":
-        net |= {field: getattr(cfg, field) for field in ("batch_norm", "dropout", "fc_layers", "head")}
+        net |= {field: getattr(cfg, field) for field in IMPROVED}
+    elif given:
+        raise ValueError(f"{', '.join(given)}: only the improved net has that; leave it out, or give --net improved")
     recipe = dataclasses.asdict(recipe_of(cfg))
     recipe["settings"].pop("seed")
     facts = {"data": cfg.data.name, "holdout": cfg.holdout, "split_seed": cfg.split_seed}
@@ -194,7 +203,8 @@ def write_results(folder: Path, scores: ClassScores, mirrored: ClassScores, clas
     """Print the report's lines, and draw its Figure 1 and the confusion matrix."""
     print(format_accuracies(scores, classes))
     print(f"averaged with the mirrored image: {mirrored.accuracy:.1f} %")
-    by_class = dict(zip(classes, scores.class_accuracies, strict=True))
+    shares = zip(classes, scores.class_accuracies, strict=True)
+    by_class = {name: None if math.isnan(share) else share for name, share in shares}
     with atomic_file(folder / "val.json") as path:
         text = json.dumps({**scores.figures, "accuracy_flip": mirrored.accuracy, "by_class": by_class}, indent=2)
         path.write_text(text + "\n")

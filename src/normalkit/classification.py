@@ -35,12 +35,12 @@ class ClassScores:
     @property
     def accuracy(self) -> float:
         """Per cent of the images whose class is right."""
-        return 100 * float(self.confusion.diagonal().sum() / self.confusion.sum())
+        return float(100 * self.confusion.diagonal().sum().double() / self.confusion.sum())
 
     @property
     def class_accuracies(self) -> list[float]:
         """Per cent of each class's images that are right; NaN for a class without images."""
-        return (100 * self.confusion.diagonal() / self.confusion.sum(1)).tolist()
+        return (100 * self.confusion.diagonal().double() / self.confusion.sum(1)).tolist()
 
     @property
     def figures(self) -> dict[str, float]:
@@ -55,7 +55,8 @@ def classification_loss(*, label_smoothing: float = 0.0) -> Callable[[nn.Module,
         label_smoothing: Share of each label that is spread over all classes, in [0, 1).
 
     Returns:
-        A function for `normalkit.training.fit`; its dict has `loss` and `accuracy`, per cent.
+        A function for `normalkit.training.fit`; its dict has `loss` and `accuracy`, per cent. On the processor labels
+        outside the classes are a ValueError; on a GPU torch itself ends the process.
 
     Raises:
         ValueError: `label_smoothing` is out of range.
@@ -65,6 +66,9 @@ def classification_loss(*, label_smoothing: float = 0.0) -> Callable[[nn.Module,
 
     def loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         logits, labels = model(batch["image"]), batch["label"]
+        # Elsewhere a look at the values would wait for the device.
+        if labels.device.type == "cpu":
+            _check_labels(labels, logits.shape[1], "make the network with as many classes as the data set has")
         right = (logits.detach().argmax(1) == labels).float()
         value = functional.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing)
         return {"loss": value, "accuracy": 100 * right.mean()}
@@ -97,16 +101,20 @@ def evaluate_classifier(model: nn.Module, loader: Iterable[Batch], *, flip: bool
             classes = logits.shape[1]
             if confusion is None:
                 confusion = MulticlassConfusionMatrix(classes, validate_args=False).to(device)
-            if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-                raise ValueError(
-                    f"label: {int(labels.min())} to {int(labels.max())}, but the model has the {classes} classes 0 to "
-                    f"{classes - 1}; give the data set that it was trained for"
-                )
+            _check_labels(labels, classes, "give the data set that it was trained for")
             confusion.update(logits.argmax(1), labels)
             loss.update(functional.nll_loss(logits, labels, reduction="none"))
     if confusion is None:
         raise ValueError("loader: it has no batches; give a data set with at least one image")
     return ClassScores(loss=float(loss.compute()), confusion=confusion.compute().long().cpu())
+
+
+def _check_labels(labels: Tensor, classes: int, mend: str) -> None:
+    if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        raise ValueError(
+            f"label: {int(labels.min())} to {int(labels.max())}, but the model has the {classes} classes 0 to "
+            f"{classes - 1}; {mend}"
+        )
 
 
 def _log_probabilities(model: nn.Module, images: Tensor, *, flip: bool) -> Tensor:

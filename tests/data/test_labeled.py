@@ -395,6 +395,13 @@ def test_members_that_are_no_files(tmp_path, kind):
         read(write_archive(tmp_path / "data.tar", files() | {"x": member}))
 
 
+@pytest.mark.parametrize("name", ["train/../../3.png", "../3.png", "/train/cat/3.png", "/notes.txt"])
+def test_members_that_lead_out(tmp_path, name):
+    """A picture under an absolute path would be left out, and nobody would know."""
+    with pytest.raises(ValueError, match=rf"data.tar: {name}: leads out of the archive; make it anew"):
+        read(write_archive(tmp_path / "data.tar", files() | {name: png(pixels("a", "b"))}))
+
+
 def test_member_twice(tmp_path):
     again = tarfile.TarInfo("./train/cat/1.png")
     with pytest.raises(ValueError, match=r"train/cat/1.png: is in the archive twice"):
@@ -409,6 +416,12 @@ def test_class_without_pictures(tmp_path):
         archive.add(tmp_path / "data" / "train", "train")
     with pytest.raises(ValueError, match=r"data.tar: train: no pictures of frog"):
         read(tmp_path / "data.tar")
+
+
+def test_no_class(tmp_path):
+    (tmp_path / "train").mkdir()
+    with pytest.raises(ValueError, match=r"train: no class; wanted a folder for each of at least two classes"):
+        read(tmp_path)
 
 
 def test_one_class(write):
@@ -554,10 +567,18 @@ def test_cifar10_has_two_splits(cifar):
         read(cifar[0], split="val")
 
 
-def test_cifar10_with_a_broken_file(cifar):
-    (cifar[0] / "cifar-10-batches-py" / "data_batch_3").write_bytes(b"cut")
-    with pytest.raises(ValueError, match=r"cifar-10-batches-py: a file is missing or broken .*download=True"):
+@pytest.mark.parametrize("name", ["data_batch_3", "test_batch", "batches.meta"])
+@pytest.mark.parametrize("missing", [True, False])
+def test_cifar10_with_a_broken_file(cifar, name, missing):
+    path = cifar[0] / "cifar-10-batches-py" / name
+    path.unlink() if missing else path.write_bytes(b"cut")
+    with pytest.raises(ValueError, match=rf"cifar-10-batches-py: {name} is missing or broken; remove .*download=True"):
         read(cifar[0])
+
+
+def test_cifar10_given_by_its_inner_folder(cifar):
+    with pytest.raises(FileNotFoundError, match=r"batches-py: CIFAR-10 of torchvision; give the folder it lies in"):
+        read(cifar[0] / "cifar-10-batches-py")
 
 
 def test_folder_of_the_split_goes_before_cifar10(cifar):

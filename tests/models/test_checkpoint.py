@@ -187,6 +187,19 @@ def test_missing_folder_is_named(folder):
         load_model(folder / "model.safetensors")
 
 
+@pytest.mark.parametrize("config", [True, False])
+def test_folder_of_a_run_is_told_from_its_checkpoints(config, folder):
+    if config:
+        (folder.parent / "config.json").write_text('{"settings": {"epochs": 3}}')
+    with pytest.raises(
+        FileNotFoundError, match=rf"{folder.parent}: the folder of a run; give its checkpoint, .*/best$"
+    ):
+        load_model(folder.parent)
+    save_model(folder.parent / "last", unet())
+    with pytest.raises(FileNotFoundError, match=r"give its checkpoint, .*/best or .*/last$"):
+        read_config(folder.parent)
+
+
 def test_truncated_weights_are_refused(folder):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])

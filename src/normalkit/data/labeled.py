@@ -207,9 +207,9 @@ def read_labeled_images(
     Raises:
         FileNotFoundError: `root` does not exist or has no such split; the message lists those it has.
         OSError: A file may not be read, or the download failed.
-        ValueError: The archive is broken, cut short, or none, or unpacks to far more than its size; a link leads out of
-            the folder; a class has no picture, or there is but one class; a file
-            is no picture, broken, too large, not RGB, or of another size than the first; or the classes are not
+        ValueError: The archive is broken, cut short, or none, or unpacks to far more than its size; a member's path
+            leads out of the archive, or a link out of the folder; a class has no picture, or there is but one class; a
+            file is no picture, broken, too large, not RGB, or of another size than the first; or the classes are not
             `classes`. The message names the file.
 
     Examples:
@@ -268,9 +268,8 @@ def _check_classes(where: str, counts: Mapping[str, int], wanted: tuple[str, ...
             "data, or change classes="
         )
     if len(counts) < 2:
-        raise ValueError(
-            f"{where}: only the class {', '.join(counts)}; wanted a folder for each of at least two classes"
-        )
+        found = f"only the class {', '.join(counts)}" if counts else "no class"
+        raise ValueError(f"{where}: {found}; wanted a folder for each of at least two classes")
 
 
 def _check_name(where: str, name: str) -> None:
@@ -289,6 +288,8 @@ def _no_split(root: Path, split: str, found: Iterable[str]) -> FileNotFoundError
 def _tree(root: Path, split: str, wanted: tuple[str, ...] | None) -> tuple[Iterator[_Picture], int]:
     """The files of a split, of which the names are checked first, and how many they are."""
     if not (root / split).is_dir():
+        if root.name == _BATCHES:
+            raise FileNotFoundError(f"{root}: CIFAR-10 of torchvision; give the folder it lies in")
         raise _no_split(root, split, (path.name for path in _visible(root) if path.is_dir()))
     files: dict[str, list[Path]] = {}
     for folder in _visible(root / split):
@@ -323,12 +324,13 @@ def _archive(root: Path, split: str, wanted: tuple[str, ...] | None) -> Iterator
     check_readable(root)
     with _archive_errors(root), tarfile.open(root, "r|*", tarinfo=_Header) as archive:
         for member in archive:
-            parts = PurePosixPath(member.name).parts
+            path = PurePosixPath(member.name)
+            parts = path.parts
             where = f"{root}: {member.name}"
             if parts[:1] == (split,):
                 _check_bytes(where, member.size)
             _check_expansion(root, member.offset_data + member.size)
-            if ".." in parts:
+            if ".." in parts or path.is_absolute():
                 raise ValueError(f"{where}: leads out of the archive; make it anew without")
             if any(part.startswith(".") for part in parts):
                 continue
@@ -501,9 +503,10 @@ def _read_cifar10(root: Path, split: str, wanted: tuple[str, ...] | None, *, dow
         data = CIFAR10(os.fspath(root), train=split == "train", download=download)
     except (OSError, RuntimeError, HTTPException, EOFError, tarfile.TarError) as error:
         if not download:
+            # Of a file that may not be read the error tells the name.
+            broken = _broken_batches(root) if isinstance(error, RuntimeError) else f"a file ({error})"
             raise ValueError(
-                f"{root / _BATCHES}: a file is missing or broken ({error}); remove the folder, and read it with "
-                "download=True"
+                f"{root / _BATCHES}: {broken} is missing or broken; remove the folder, and read it with download=True"
             ) from error
         raise OSError(
             f"{root}: the download of CIFAR-10 failed ({error}). Two other ways: fetch {CIFAR10.filename} by hand from "
@@ -517,3 +520,12 @@ def _read_cifar10(root: Path, split: str, wanted: tuple[str, ...] | None, *, dow
         labels = torch.tensor([wanted.index(name) for name in names])[labels]
     images = np.ascontiguousarray(data.data.transpose(0, 3, 1, 2))
     return LabeledImages(torch.from_numpy(images), labels, wanted or names)
+
+
+def _broken_batches(root: Path) -> str:
+    """The files of torchvision's CIFAR-10 that are not as they were published; torchvision does not say which."""
+    from torchvision.datasets import CIFAR10
+    from torchvision.datasets.utils import check_integrity
+
+    published = [*CIFAR10.train_list, *CIFAR10.test_list, (CIFAR10.meta["filename"], CIFAR10.meta["md5"])]
+    return ", ".join(name for name, md5 in published if not check_integrity(os.fspath(root / _BATCHES / name), md5))

@@ -183,6 +183,9 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     if not folder.is_dir():
         why = "is a file; give the checkpoint folder that holds it" if folder.exists() else "there is no such folder"
         raise FileNotFoundError(f"{folder}: {why}")
+    inside = [str(folder / name) for name in ("best", "last") if (folder / name / CONFIG).is_file()]
+    if inside and not (folder / WEIGHTS).exists():
+        raise FileNotFoundError(f"{folder}: the folder of a run; give its checkpoint, {' or '.join(inside)}")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: missing; wanted a checkpoint folder with {CONFIG} and {WEIGHTS}")
     # A snapshot of a Hugging Face cache has links to the blobs beside it.

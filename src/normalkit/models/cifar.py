@@ -148,8 +148,8 @@ class ImprovedNet(Classifier):
         dropout: Chance, in [0, 1), that a value of a hidden fully connected layer is dropped in training.
         fc_layers: Fully connected layers, 1 to 4. The widths that are left out are the last ones: 3 has 512 and 256,
             2 has 512, and 1 goes straight to the classes, so that there is nothing to drop.
-        head: "flatten" gives the first fully connected layer the whole map, 4096 values; "pool" its mean over
-            the pixels, 256 values.
+        head: "flatten", the default since Table 1 has no layer that would pool the map, gives the first fully connected
+            layer all of it, 4096 values; "pool" its mean over the pixels, 256 values.
         num_classes: Classes.
         image_mean: Mean per RGB channel that images in [0, 1] are normalised with; CIFAR-10's by default.
         image_std: Standard deviation per RGB channel.

@@ -405,9 +405,9 @@ class _Run:
         return dataclasses.asdict(self.settings)
 
     def _identity(self) -> dict[str, Any]:
-        """What must be the same on resuming."""
+        """What must be the same on resuming; the model first, since another one has other settings too."""
         model = {"class": type(self.model).__name__, **getattr(self.model, "config", {})}
-        return {**self._settings(), "steps": self.steps, "model": _as_json(model), "metadata": self.metadata}
+        return {"model": _as_json(model), **self._settings(), "steps": self.steps, "metadata": self.metadata}
 
     def _save_last(self) -> None:
         sums = self._mean_over_processes()
