@@ -93,6 +93,10 @@ def test_evaluate_prints_the_reports_lines(trained, squares, tmp_path, capsys):
             image = torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1)[None] / 255
             right.append(int(net(image).argmax()) == label)
     assert figures["accuracy"] == pytest.approx(100 * np.mean(right))
+    assert figures["flip"] is False
+    assert run("evaluate", *words, "--out", tmp_path / "flip.json", "--flip") == 0
+    assert "mirrored" in capsys.readouterr().out
+    assert json.loads((tmp_path / "flip.json").read_text())["flip"] is True
 
 
 def test_the_reports_recipe_learns_colours(squares, tmp_path):

@@ -51,10 +51,12 @@ def main(cfg: Config) -> None:
     data = read_labeled_images(cfg.data, split=cfg.split, classes=classes, download=cfg.download).to(device)
     scores = evaluate_classifier(net, device_evaluation_loader(data), flip=cfg.flip)
     print(format_accuracies(scores, data.classes, split=cfg.split))
+    if cfg.flip:
+        print("each averaged with the mirrored image")
     if cfg.out is not None:
         by_class = dict(zip(data.classes, scores.class_accuracies, strict=True))
         with atomic_file(cfg.out) as path:
-            path.write_text(json.dumps({**scores.figures, "by_class": by_class}, indent=2) + "\n")
+            path.write_text(json.dumps({**scores.figures, "flip": cfg.flip, "by_class": by_class}, indent=2) + "\n")
     if cfg.figure is not None:
         save_figure(confusion_matrix_figure(scores.confusion, data.classes), cfg.figure)
 
