@@ -165,6 +165,12 @@ def test_train_starts_from_the_network_in_the_package():
         (["--batch-size", "7"], "batch_size=7: wanted between 1 and 6"),
         (["--encoder", "no_such"], "no_such"),
         (["--start-from", "rooms"], "is made already; leave away --encoder, --pretrained, --decoder-channels"),
+        (["--arch", "FPN"], "net='unet' has no arch; leave away --arch"),
+        (["--net", "bilinear", "--skips", "2", "3"], "net='bilinear' has no skips; leave away --skips"),
+        (
+            ["--net", "smp", "--output-stride", "8", "--upsample", "nearest"],
+            "net='smp' has no upsample, output_stride; leave away --upsample, --output-stride",
+        ),
         (["--out", "{run}"], "{run} holds a run; resume it (--resume) or choose another folder"),
         (["--out", "{run}", "--resume", "--alpha", "7"], "has metadata.train.alpha=1.0, this one 7.0"),
         (["--out", "{tmp}/file/run"], "cannot write {tmp}/file/run"),
@@ -519,6 +525,14 @@ def test_a_study_with_an_impossible_member_keeps_the_others(study, tmp_path, cap
     assert study("skips", *words) == 1
     assert "none, seed 0: finished earlier" in capsys.readouterr().out
     assert table.read_bytes() == before
+
+
+def test_a_network_that_does_not_exist_is_no_member_of_a_grid():
+    """It is not another one under its name."""
+    with loaded_example(EXAMPLES / "train.py") as train:
+        for options in ({"net": "transformer"}, {"net": "smp", "arch": "FPN", "output_stride": 8}):
+            with pytest.raises(ValueError, match=f"net='{options['net']}'"):
+                train.make_model(train.Config(Path(), encoder="test_resnet", pretrained=False, **options))
 
 
 @pytest.mark.parametrize("name", ["skips", "upsampling"])
