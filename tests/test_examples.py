@@ -239,6 +239,22 @@ def test_evaluate_keeps_the_predictions_that_it_scores(trained, recording, tmp_p
     assert printed[2:] == pytest.approx(figures[2:], abs=5 if form == "png" else 0.1)
 
 
+def test_evaluate_writes_predictions_as_it_says(trained, recording, tmp_path):
+    """Read as a grader does who has no normalkit: OPENCV axes, (n + 1) / 2 as RGB or float32 (H, W, 3)."""
+    words = ("--checkpoint", trained / "best", "--data", recording / "val", "--workers", "0", "--predictions")
+    for form in ("png", "npy"):
+        assert run("evaluate", *words, tmp_path / form, "--format", form) == 0
+    model = load_model(trained / "best")
+    for color in (recording / "val").glob("*.color.jpg"):
+        name = color.name.removesuffix(".color.jpg")
+        wanted = predict(model, color).permute(1, 2, 0).numpy()
+        array = np.load(tmp_path / "npy" / f"{name}.normals.npy")
+        assert (array.shape, array.dtype) == ((48, 64, 3), np.float32)
+        assert np.abs(array - wanted).max() < 1e-3
+        colours = np.asarray(Image.open(tmp_path / "png" / f"{name}.normals.png")) / 255
+        assert np.abs(2 * colours - 1 - wanted).max() < 1.001 / 255 + 1e-3
+
+
 def test_evaluate_scores_normals_in_files_and_frames_in_folders_of_their_own(trained, recording, tmp_path, capsys):
     truths = {}
     for part, folder in enumerate(("seq-01", "seq-02")):
@@ -280,6 +296,24 @@ def test_evaluate_predicts_pictures_that_have_no_truth(trained, recording, tmp_p
     for name, photo in (("frame-000007", "frame-000007.color.jpg"), ("mine", "mine.png")):
         normals, _ = read_normals(out / f"{name}.normals.png")
         assert (normals * predict(model, photos / photo)).sum(0).min() > 0.999
+
+
+def test_evaluate_takes_normals_beside_pictures_for_no_photos(recording, tmp_path, capsys):
+    """Pairs of files are no frames: it says which command scores them, and predicts no picture of normals."""
+    data = tmp_path / "pairs of mine"
+    data.mkdir()
+    for color in (recording / "val").glob("*.color.jpg"):
+        shutil.copy(color, data / f"{color.name[:12]}_img.jpg")
+        write_normals(
+            data / f"{color.name[:12]}_normal.png", torch.tensor([0.0, 0, -1]).view(3, 1, 1).expand(3, 48, 64)
+        )
+    words = ("--checkpoint", tmp_path / "nowhere", "--data", data, "--workers", "0")
+    for more in ((), ("--predictions", tmp_path / "out")):
+        assert run("evaluate", *words, *more) == 1
+        said = capsys.readouterr().err
+        command = f"normalkit evaluate --data '{data}' --images '*_img.jpg' --normals '*_normal.png'"
+        assert command in " ".join(said.split())
+    assert not (tmp_path / "out").exists()
 
 
 def test_evaluate_refuses_before_it_reads_the_network(trained, recording, tmp_path, capsys):
