@@ -454,6 +454,35 @@ def test_visualize_spreads_many_photos_over_pages(trained, recording, tmp_path):
     assert first > 3 * second
 
 
+def test_visualize_draws_a_page_before_it_reads_the_next(tmp_path, monkeypatch):
+    """However many photos there are, no more than a page's are held."""
+    events = []
+    photos = [Path(f"{number}.jpg") for number in range(19)]
+    with loaded_example(EXAMPLES / "visualize.py") as visualize:
+        monkeypatch.setattr(visualize, "read_image", lambda photo: torch.zeros(3, 4, 4, dtype=torch.uint8))
+        monkeypatch.setattr(visualize, "predict", lambda *_, **__: events.append("photo") or torch.ones(3, 4, 4))
+        monkeypatch.setattr(visualize, "save", lambda cfg, name, figure: events.append(name))
+        assert visualize.draw_photos(visualize.Config(tmp_path, tmp_path), torch.nn.Identity(), photos) == []
+    assert events == [*["photo"] * 8, "photos-1", *["photo"] * 8, "photos-2", *["photo"] * 3, "photos-3"]
+
+
+def test_visualize_spreads_its_frames_over_all(trained, recording, tmp_path, monkeypatch):
+    drawn = {}
+    with loaded_example(EXAMPLES / "visualize.py") as visualize:
+        monkeypatch.setattr(visualize, "comparison_grid", lambda *_, names: names)
+        monkeypatch.setattr(visualize, "save", lambda cfg, name, figure: drawn.setdefault(name, figure))
+        words = {"data": recording / "train", "workers": 0}
+        assert visualize.main(visualize.Config(trained / "best", tmp_path / "out", **words)) == 0
+    # Five of eight, the last gap being that to the end.
+    numbers = [int(name[-6:]) for name in drawn["frames"]]
+    gaps = np.diff([*numbers, 8])
+    assert (numbers[0], len(numbers), max(gaps) - min(gaps)) == (0, 5, 1)
+    means = {row["name"]: float(row["mean"]) for row in rows_of(tmp_path / "out" / "errors.csv")}
+    ranked = sorted(means, key=means.get)
+    assert drawn["best"] == ranked[:5]
+    assert drawn["worst"] == ranked[:-6:-1]
+
+
 def test_visualize_of_photos_none_of_which_decodes_draws_none(trained, tmp_path, capsys):
     (tmp_path / "text.jpg").write_text("not a picture")
     words = ("--checkpoint", trained / "best", "--out", tmp_path / "out", "--photos", tmp_path)

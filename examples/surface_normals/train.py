@@ -230,7 +230,8 @@ def score(cfg: Config, val: RGBDNormals) -> dict[str, float]:
         return figures
     with atomic_file(cfg.out / "val.json") as path:
         path.write_text(json.dumps(figures, indent=2) + "\n")
-    samples = [val[i] for i in range(0, len(val), max(len(val) // 5, 1))][:5]
+    shown = min(5, len(val))
+    samples = [val[i * len(val) // shown] for i in range(shown)]
     images, normals, masks = (torch.stack([s[k] for s in samples]) for k in ("image", "normals", "mask"))
     with torch.inference_mode():
         predictions = model(images.to(training_device())).cpu()
