@@ -570,6 +570,17 @@ def test_a_study_of_costs(study, tmp_path):
         assert float(row["megabytes"]) > 0.1
 
 
+def test_costs_without_a_count_of_memory_are_those_that_are_known(trained, monkeypatch, capsys):
+    def uncounted(run, *, device):
+        raise FileNotFoundError("/proc/self/clear_refs")
+
+    monkeypatch.setattr("normalkit.profiling.peak_memory", uncounted)
+    assert run("cost", "--checkpoint", trained / "best", "--repeats", "1", "--height", "48", "--width", "64") == 0
+    said = capsys.readouterr()
+    assert set(json.loads(said.out)) == {"parameters", "milliseconds"}
+    assert "the memory of a step is not known" in said.err
+
+
 def slug(name):
     return re.sub(r"\W+", "-", f"{name} ")
 
