@@ -471,6 +471,8 @@ def test_visualize_spreads_its_frames_over_all(trained, recording, tmp_path, mon
     with loaded_example(EXAMPLES / "visualize.py") as visualize:
         monkeypatch.setattr(visualize, "comparison_grid", lambda *_, names: names)
         monkeypatch.setattr(visualize, "save", lambda cfg, name, figure: drawn.setdefault(name, figure))
+        # Only with the device that networks are trained on.
+        monkeypatch.setattr(visualize, "load_model", lambda path, *, device: load_model(path, device=device))
         words = {"data": recording / "train", "workers": 0}
         assert visualize.main(visualize.Config(trained / "best", tmp_path / "out", **words)) == 0
     # Five of eight, the last gap being that to the end.

@@ -33,7 +33,7 @@ from normalkit.files import atomic_file, check_writable
 from normalkit.images import read_image
 from normalkit.models import NormalEstimator
 from normalkit.models.checkpoint import read_config
-from normalkit.training import dotted, evaluate, format_figures, read_rows
+from normalkit.training import dotted, evaluate, format_figures, read_rows, training_device
 from normalkit.visualize import comparison_grid, save_figure, training_curves
 
 PAGE = 8
@@ -70,7 +70,7 @@ def main(cfg: Config) -> int:
         raise ValueError(f"--count {cfg.count}: wanted at least 1")
     photos = find_pictures(cfg.photos)
     dataset = None if cfg.data is None else open_dataset(cfg.data)
-    model = load_model(cfg.checkpoint)
+    model = load_model(cfg.checkpoint, device=training_device())
     check_writable(cfg.out)
     failures = draw_photos(cfg, model, photos) if photos else []
     if dataset is not None:
