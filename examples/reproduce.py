@@ -41,8 +41,8 @@ class Config:
     """CIFAR-10: a tar file or folder of train/CLASS/IMAGE, or the folder of torchvision's."""
     frames: Path | None = None
     """RGB-D frames: a folder with `train` and `val` folders in it."""
-    out: Path = Path("runs/reproduction")
-    """Folder of the results."""
+    out: Path | None = None
+    """Folder of the results; by default runs/reproduction, of a quick run runs/reproduction-quick."""
     cifar10_test: Path | None = None
     """Held-back images, test/CLASS/IMAGE, to be scored too."""
     frames_test: Path | None = None
@@ -103,6 +103,9 @@ class Step:
 
 def main(cfg: Config) -> int:
     """Take the steps, and write the page of their results."""
+    if cfg.out is None:
+        # The scripts go on with no run of other settings: a quick one would be in the way.
+        cfg = dataclasses.replace(cfg, out=Path("runs/reproduction-quick" if cfg.quick else "runs/reproduction"))
     steps = plan(cfg)
     check_writable(cfg.out)
     states: dict[str, str] = {}
@@ -137,12 +140,16 @@ def plan(cfg: Config) -> list[Step]:
 
     Raises:
         FileNotFoundError: A folder or file that was named is not there.
-        ValueError: Nothing was named, or a step that does not exist.
+        ValueError: Nothing was named, or a step that does not exist, or what belongs to data that were not named.
     """
     given = [path for path in (cfg.cifar10, cfg.frames, cfg.cifar10_test, cfg.frames_test, *cfg.photos) if path]
     for path in given:
         if not path.exists():
             raise FileNotFoundError(f"{path}: no such file or folder")
+    for name, needed in (("cifar10_test", "cifar10"), ("frames_test", "frames"), ("photos", "frames")):
+        if getattr(cfg, name) and not getattr(cfg, needed):
+            option = name.replace("_", "-")
+            raise ValueError(f"--{option} without --{needed}: there would be no network to show it to; give both")
     steps = [*cifar10_steps(cfg), *normals_steps(cfg)]
     if not steps:
         raise ValueError("nothing to do: give --cifar10, --frames or both")

@@ -165,6 +165,12 @@ def test_train_starts_from_the_network_in_the_package():
         (["--batch-size", "7"], "batch_size=7: wanted between 1 and 6"),
         (["--encoder", "no_such"], "no_such"),
         (["--start-from", "rooms"], "is made already; leave away --encoder, --pretrained, --decoder-channels"),
+        (["--arch", "FPN"], "net='unet' has no arch; leave away --arch"),
+        (["--net", "bilinear", "--skips", "2", "3"], "net='bilinear' has no skips; leave away --skips"),
+        (
+            ["--net", "smp", "--output-stride", "8", "--upsample", "nearest"],
+            "net='smp' has no upsample, output_stride; leave away --upsample, --output-stride",
+        ),
         (["--out", "{run}"], "{run} holds a run; resume it (--resume) or choose another folder"),
         (["--out", "{run}", "--resume", "--alpha", "7"], "has metadata.train.alpha=1.0, this one 7.0"),
         (["--out", "{tmp}/file/run"], "cannot write {tmp}/file/run"),
@@ -233,6 +239,22 @@ def test_evaluate_keeps_the_predictions_that_it_scores(trained, recording, tmp_p
     assert printed[2:] == pytest.approx(figures[2:], abs=5 if form == "png" else 0.1)
 
 
+def test_evaluate_writes_predictions_as_it_says(trained, recording, tmp_path):
+    """Read as a grader does who has no normalkit: OPENCV axes, (n + 1) / 2 as RGB or float32 (H, W, 3)."""
+    words = ("--checkpoint", trained / "best", "--data", recording / "val", "--workers", "0", "--predictions")
+    for form in ("png", "npy"):
+        assert run("evaluate", *words, tmp_path / form, "--format", form) == 0
+    model = load_model(trained / "best")
+    for color in (recording / "val").glob("*.color.jpg"):
+        name = color.name.removesuffix(".color.jpg")
+        wanted = predict(model, color).permute(1, 2, 0).numpy()
+        array = np.load(tmp_path / "npy" / f"{name}.normals.npy")
+        assert (array.shape, array.dtype) == ((48, 64, 3), np.float32)
+        assert np.abs(array - wanted).max() < 1e-3
+        colours = np.asarray(Image.open(tmp_path / "png" / f"{name}.normals.png")) / 255
+        assert np.abs(2 * colours - 1 - wanted).max() < 1.001 / 255 + 1e-3
+
+
 def test_evaluate_scores_normals_in_files_and_frames_in_folders_of_their_own(trained, recording, tmp_path, capsys):
     truths = {}
     for part, folder in enumerate(("seq-01", "seq-02")):
@@ -274,6 +296,24 @@ def test_evaluate_predicts_pictures_that_have_no_truth(trained, recording, tmp_p
     for name, photo in (("frame-000007", "frame-000007.color.jpg"), ("mine", "mine.png")):
         normals, _ = read_normals(out / f"{name}.normals.png")
         assert (normals * predict(model, photos / photo)).sum(0).min() > 0.999
+
+
+def test_evaluate_takes_normals_beside_pictures_for_no_photos(recording, tmp_path, capsys):
+    """Pairs of files are no frames: it says which command scores them, and predicts no picture of normals."""
+    data = tmp_path / "pairs of mine"
+    data.mkdir()
+    for color in (recording / "val").glob("*.color.jpg"):
+        shutil.copy(color, data / f"{color.name[:12]}_img.jpg")
+        write_normals(
+            data / f"{color.name[:12]}_normal.png", torch.tensor([0.0, 0, -1]).view(3, 1, 1).expand(3, 48, 64)
+        )
+    words = ("--checkpoint", tmp_path / "nowhere", "--data", data, "--workers", "0")
+    for more in ((), ("--predictions", tmp_path / "out")):
+        assert run("evaluate", *words, *more) == 1
+        said = capsys.readouterr().err
+        command = f"normalkit evaluate --data '{data}' --images '*_img.jpg' --normals '*_normal.png'"
+        assert command in " ".join(said.split())
+    assert not (tmp_path / "out").exists()
 
 
 def test_evaluate_refuses_before_it_reads_the_network(trained, recording, tmp_path, capsys):
@@ -414,6 +454,37 @@ def test_visualize_spreads_many_photos_over_pages(trained, recording, tmp_path):
     assert first > 3 * second
 
 
+def test_visualize_draws_a_page_before_it_reads_the_next(tmp_path, monkeypatch):
+    """However many photos there are, no more than a page's are held."""
+    events = []
+    photos = [Path(f"{number}.jpg") for number in range(19)]
+    with loaded_example(EXAMPLES / "visualize.py") as visualize:
+        monkeypatch.setattr(visualize, "read_image", lambda photo: torch.zeros(3, 4, 4, dtype=torch.uint8))
+        monkeypatch.setattr(visualize, "predict", lambda *_, **__: events.append("photo") or torch.ones(3, 4, 4))
+        monkeypatch.setattr(visualize, "save", lambda cfg, name, figure: events.append(name))
+        assert visualize.draw_photos(visualize.Config(tmp_path, tmp_path), torch.nn.Identity(), photos) == []
+    assert events == [*["photo"] * 8, "photos-1", *["photo"] * 8, "photos-2", *["photo"] * 3, "photos-3"]
+
+
+def test_visualize_spreads_its_frames_over_all(trained, recording, tmp_path, monkeypatch):
+    drawn = {}
+    with loaded_example(EXAMPLES / "visualize.py") as visualize:
+        monkeypatch.setattr(visualize, "comparison_grid", lambda *_, names: names)
+        monkeypatch.setattr(visualize, "save", lambda cfg, name, figure: drawn.setdefault(name, figure))
+        # Only with the device that networks are trained on.
+        monkeypatch.setattr(visualize, "load_model", lambda path, *, device: load_model(path, device=device))
+        words = {"data": recording / "train", "workers": 0}
+        assert visualize.main(visualize.Config(trained / "best", tmp_path / "out", **words)) == 0
+    # Five of eight, the last gap being that to the end.
+    numbers = [int(name[-6:]) for name in drawn["frames"]]
+    gaps = np.diff([*numbers, 8])
+    assert (numbers[0], len(numbers), max(gaps) - min(gaps)) == (0, 5, 1)
+    means = {row["name"]: float(row["mean"]) for row in rows_of(tmp_path / "out" / "errors.csv")}
+    ranked = sorted(means, key=means.get)
+    assert drawn["best"] == ranked[:5]
+    assert drawn["worst"] == ranked[:-6:-1]
+
+
 def test_visualize_of_photos_none_of_which_decodes_draws_none(trained, tmp_path, capsys):
     (tmp_path / "text.jpg").write_text("not a picture")
     words = ("--checkpoint", trained / "best", "--out", tmp_path / "out", "--photos", tmp_path)
@@ -501,6 +572,17 @@ def test_a_study_of_costs(study, tmp_path):
         assert float(row["megabytes"]) > 0.1
 
 
+def test_costs_without_a_count_of_memory_are_those_that_are_known(trained, monkeypatch, capsys):
+    def uncounted(run, *, device):
+        raise FileNotFoundError("/proc/self/clear_refs")
+
+    monkeypatch.setattr("normalkit.profiling.peak_memory", uncounted)
+    assert run("cost", "--checkpoint", trained / "best", "--repeats", "1", "--height", "48", "--width", "64") == 0
+    said = capsys.readouterr()
+    assert set(json.loads(said.out)) == {"parameters", "milliseconds"}
+    assert "the memory of a step is not known" in said.err
+
+
 def slug(name):
     return re.sub(r"\W+", "-", f"{name} ")
 
@@ -519,6 +601,14 @@ def test_a_study_with_an_impossible_member_keeps_the_others(study, tmp_path, cap
     assert study("skips", *words) == 1
     assert "none, seed 0: finished earlier" in capsys.readouterr().out
     assert table.read_bytes() == before
+
+
+def test_a_network_that_does_not_exist_is_no_member_of_a_grid():
+    """It is not another one under its name."""
+    with loaded_example(EXAMPLES / "train.py") as train:
+        for options in ({"net": "transformer"}, {"net": "smp", "arch": "FPN", "output_stride": 8}):
+            with pytest.raises(ValueError, match=f"net='{options['net']}'"):
+                train.make_model(train.Config(Path(), encoder="test_resnet", pretrained=False, **options))
 
 
 @pytest.mark.parametrize("name", ["skips", "upsampling"])

@@ -190,7 +190,7 @@ def test_a_step_that_is_stopped_stops_all(reproduce, config, scripts, code):
 
 
 def test_a_result_of_another_version_costs_the_page_nothing_else(reproduce, config, scripts):
-    cfg = config(frames=None, only=("cifar10-base", "cifar10-ablation"))
+    cfg = config(frames=None, frames_test=None, photos=(), only=("cifar10-base", "cifar10-ablation"))
     scripts(cfg)
     reproduce.main(cfg)
     (cfg.out / "cifar10" / "base" / "results.csv").write_text("epoch,loss\n")
@@ -219,6 +219,9 @@ def test_the_page_keeps_the_results_of_steps_that_are_not_run(reproduce, config,
         ([], "nothing to do: give --cifar10, --frames or both"),
         (["--frames", "{data}/nowhere"], "{data}/nowhere: no such file or folder"),
         (["--cifar10", "{data}/squares", "--photos", "{data}/none"], "{data}/none: no such file or folder"),
+        (["--cifar10", "{data}/squares", "--photos", "{data}/photos"], "--photos without --frames: "),
+        (["--cifar10", "{data}/squares", "--frames-test", "{data}/kitchen/test"], "--frames-test without --frames: "),
+        (["--frames", "{data}/kitchen", "--cifar10-test", "{data}/squares"], "--cifar10-test without --cifar10: "),
         (["--cifar10", "{data}/squares", "--only", "normals-train"], "--only: no normals-train; wanted some of cifar1"),
         (["--cifar10", "{data}/squares", "--out", "{data}/squares/train/red/0.png"], "cannot write {data}/squares"),
     ],
@@ -230,6 +233,19 @@ def test_bad_words_are_one_line(data, tmp_path, capsys, words, message):
     assert message.format(data=data) in errors
     assert "Traceback" not in errors
     assert not (tmp_path / "out").exists()
+
+
+def test_a_quick_run_leaves_the_folder_of_the_real_one_alone(reproduce, data, scripts, tmp_path, monkeypatch):
+    """Its networks would be in the way there: the scripts go on with no run of other settings."""
+    monkeypatch.chdir(tmp_path)
+    words = ["--cifar10", str(data / "squares"), "--only", "cifar10-ablation"]
+    folders = []
+    monkeypatch.setattr(reproduce, "run", lambda command: folders.append(command[command.index("--runs") + 1]) or 0)
+    for more in ([], ["--quick"]):
+        assert reproduce.main(tyro.cli(reproduce.Config, args=[*words, *more])) == 0
+    assert folders[0].startswith("runs/reproduction/")
+    assert not Path(folders[1]).is_relative_to("runs/reproduction")
+    assert sorted(path.name for path in Path("runs").iterdir()) == ["reproduction", "reproduction-quick"]
 
 
 def test_exit_codes_are_the_scripts(reproduce):

@@ -263,7 +263,9 @@ def test_a_table_is_read_as_it_stands(tmp_path):
         ("91.5", "good", "line 2: accuracy='good': wanted a finite number; mend the line, or delete it"),
         ("91.5", "nan", "line 2: accuracy='nan': wanted a finite number"),
         (",,12.5", ",,", "line 3: seconds='': wanted a finite number"),
-        ("wide,1,", 'wide,"1"x,', "line 3: no CSV"),
+        ("wide,1,", 'wide,"1"x,', r"line 3: no CSV .*; mend the line, or delete it to run it anew"),
+        # Cut off in its last line: the table is not what is to be deleted.
+        ('": 16}",,12.5,a processor\n', '": 1', r"line 3: no CSV .*; mend the line, or delete it to run it anew"),
     ],
 )
 def test_a_table_that_is_no_study_is_named_with_its_line_before_anything_runs(tmp_path, old, new, message):

@@ -5,8 +5,8 @@ python examples/surface_normals/ablate.py --data ../shared/data/red_kitchen --st
 
 Each finished run is a row of the study's CSV table, which may be committed: started again, the study skips those,
 and goes on with the run that was stopped. A Markdown table and a figure stand beside it. The figures are those of
-the last epoch on `val`; those on the held-out training frames, by which a configuration may be chosen, are in the
-CSV table too.
+the last epoch on `val`; of a run longer than `--settings.validate-every` epochs, those of the one that was best on the
+held-out training frames. What it has on these, by which a configuration may be chosen, is in the CSV table too.
 """
 
 from __future__ import annotations

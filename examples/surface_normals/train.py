@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -61,7 +62,7 @@ class Config:
     skips: tuple[int, ...] | None = None
     """Encoder levels that reach the decoder; all by default."""
     decoder_channels: tuple[int, ...] = (128, 64, 32, 16, 16)
-    """Widths of the decoder, deepest first."""
+    """Widths of the U-Net's decoder, deepest first."""
     output_stride: Literal[32, 16, 8] = 32
     """Below 32 the encoder is dilated (atrous convolution)."""
     alpha: float = 1.0
@@ -90,6 +91,9 @@ class Config:
 
 NETWORK = ("net", "arch", "encoder", "pretrained", "upsample", "skips", "decoder_channels", "output_stride")
 """Options of a new network."""
+
+LACKING = {"unet": ("arch",), "bilinear": ("arch", "upsample", "skips"), "smp": ("upsample", "skips", "output_stride")}
+"""Those that each kind of network does not have."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +137,11 @@ def make_model(cfg: Config) -> NormalEstimator:
     """The network; what the encoder's weights leave open is drawn from torch's generator."""
     if cfg.start_from is not None:
         return started(cfg, cfg.start_from)
+    if cfg.net not in LACKING:
+        raise ValueError(f"net={cfg.net!r}: wanted one of {', '.join(LACKING)}")
+    given = changed_options(cfg, LACKING[cfg.net])
+    if given:
+        raise ValueError(f"net={cfg.net!r} has no {', '.join(given)}; leave away {as_words(given)}")
     shared: dict[str, Any] = {"encoder": cfg.encoder, "pretrained": cfg.pretrained, "resolution": cfg.resolution}
     if cfg.net == "bilinear":
         return BilinearNormals(output_stride=cfg.output_stride, **shared)
@@ -149,15 +158,24 @@ def make_model(cfg: Config) -> NormalEstimator:
 
 def started(cfg: Config, source: str) -> NormalEstimator:
     """The network of a checkpoint, at this run's resolution."""
-    given = [name for name in NETWORK if getattr(cfg, name) != getattr(Config, name)]
+    given = changed_options(cfg, NETWORK)
     if given:
-        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-        raise ValueError(f"--start-from {source}: its network is made already; leave away {options}")
+        raise ValueError(f"--start-from {source}: its network is made already; leave away {as_words(given)}")
     model = load_model(None if source == "rooms" else source)
     model.resolution = cfg.resolution
     # The loss here says nothing of the map's length, in which the network told how sure it is.
     model.concentration = None
     return model
+
+
+def changed_options(cfg: Config, names: Iterable[str]) -> list[str]:
+    """Those of the options that are not at their defaults."""
+    return [name for name in names if getattr(cfg, name) != getattr(Config, name)]
+
+
+def as_words(names: Iterable[str]) -> str:
+    """Options as the command line has them."""
+    return ", ".join(f"--{name.replace('_', '-')}" for name in names)
 
 
 def describe(cfg: Config) -> dict[str, Any]:
@@ -212,7 +230,8 @@ def score(cfg: Config, val: RGBDNormals) -> dict[str, float]:
         return figures
     with atomic_file(cfg.out / "val.json") as path:
         path.write_text(json.dumps(figures, indent=2) + "\n")
-    samples = [val[i] for i in range(0, len(val), max(len(val) // 5, 1))][:5]
+    shown = min(5, len(val))
+    samples = [val[i * len(val) // shown] for i in range(shown)]
     images, normals, masks = (torch.stack([s[k] for s in samples]) for k in ("image", "normals", "mask"))
     with torch.inference_mode():
         predictions = model(images.to(training_device())).cpu()

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import csv
 import itertools
+import math
 import statistics
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from normalkit.files import atomic_file, check_writable
 from normalkit.images import read_image
 from normalkit.models import NormalEstimator
 from normalkit.models.checkpoint import read_config
-from normalkit.training import dotted, evaluate, format_figures, read_rows
+from normalkit.training import dotted, evaluate, format_figures, read_rows, training_device
 from normalkit.visualize import comparison_grid, save_figure, training_curves
 
 PAGE = 8
@@ -69,7 +70,7 @@ def main(cfg: Config) -> int:
         raise ValueError(f"--count {cfg.count}: wanted at least 1")
     photos = find_pictures(cfg.photos)
     dataset = None if cfg.data is None else open_dataset(cfg.data)
-    model = load_model(cfg.checkpoint)
+    model = load_model(cfg.checkpoint, device=training_device())
     check_writable(cfg.out)
     failures = draw_photos(cfg, model, photos) if photos else []
     if dataset is not None:
@@ -81,24 +82,30 @@ def main(cfg: Config) -> int:
 
 def draw_photos(cfg: Config, model: NormalEstimator, photos: Sequence[Path]) -> list[str]:
     """Figures of all photos; those that do not decode are left out, and their errors returned."""
-    images: list[Tensor] = []
-    normals: list[Tensor] = []
-    failures, names = [], []
-    for photo in photos:
-        try:
-            image = read_image(photo)
-            normals.append(predict(model, image, flip=cfg.flip))
-        except (OSError, ValueError, MemoryError) as error:
-            message = str(error)
-            failures.append(message if str(photo) in message else f"{photo}: {message}")
-            continue
-        images.append(image.float() / 255)
-        names.append(photo.stem)
-    pages = [slice(first, first + PAGE) for first in range(0, len(images), PAGE)]
-    for number, page in enumerate(pages, 1):
-        name = "photos" if len(pages) == 1 else f"photos-{number:0{len(str(len(pages)))}}"
-        save(cfg, name, comparison_grid(images[page], normals[page], names=names[page]))
-    return failures
+    failures: list[str] = []
+
+    def answered() -> Iterator[tuple[Tensor, Tensor, str]]:
+        for photo in photos:
+            try:
+                image = read_image(photo)
+                normals = predict(model, image, flip=cfg.flip)
+            except (OSError, ValueError, MemoryError) as error:
+                message = str(error)
+                failures.append(message if str(photo) in message else f"{photo}: {message}")
+                continue
+            yield image, normals, photo.stem
+
+    # No more than a page's at once: a folder of photos may be larger than the memory.
+    rows = answered()
+    digits = len(str(math.ceil(len(photos) / PAGE)))
+    for number in itertools.count(1):
+        page = list(itertools.islice(rows, PAGE))
+        if not page:
+            return failures
+        name = "photos" if len(photos) <= PAGE else f"photos-{number:0{digits}}"
+        images, normals, names = zip(*page, strict=True)
+        save(cfg, name, comparison_grid(images, normals, names=names))
+    raise AssertionError("counting has no end")
 
 
 def write_report(cfg: Config, model: NormalEstimator, dataset: Dataset[Sample]) -> None:
@@ -107,7 +114,8 @@ def write_report(cfg: Config, model: NormalEstimator, dataset: Dataset[Sample]) 
     print(format_figures(figures))
     report = error_report(model, dataset, flip=cfg.flip)
     ranked = sorted(report.images, key=lambda image: image.figures["mean"])
-    spaced = report.images[:: max(len(report.images) // cfg.count, 1)][: cfg.count]
+    shown = min(cfg.count, len(report.images))
+    spaced = [report.images[i * len(report.images) // shown] for i in range(shown)]
     chosen = {"frames": spaced, "best": ranked[: cfg.count], "worst": ranked[: -cfg.count - 1 : -1]}
     for name, images in chosen.items():
         samples = [dataset[image.index] for image in images]

@@ -248,7 +248,9 @@ def read_study(table: str | Path) -> list[StudyRow]:
         except UnicodeDecodeError as error:
             raise ValueError(f"{table} is no UTF-8 text ({error}); restore it, or move it away") from error
         except csv.Error as error:
-            raise ValueError(f"{table}, line {reader.line_num}: no CSV ({error}); mend or delete it") from error
+            raise ValueError(
+                f"{table}, line {reader.line_num}: no CSV ({error}); mend the line, or delete it to run it anew"
+            ) from error
         except ValueError as error:
             raise ValueError(f"{table}, line {max(reader.line_num, 1)}: {error}") from error
     return rows
