@@ -551,7 +551,7 @@ def test_the_legend_of_a_study_names_only_what_is_drawn():
 LONG = ["FC1, 2 layers removed", "conv layers 5, 6 removed", "a name that is far too long for the margin of a figure"]
 
 
-@pytest.mark.parametrize("panels", [1, 3, 5])
+@pytest.mark.parametrize("panels", [1, 3, 5, 7, 8])
 @pytest.mark.parametrize("title", [None, "A title of many words, which takes more than one line if alone"])
 def test_a_study_is_tidy(panels, title):
     draws = np.random.default_rng(panels)
@@ -564,6 +564,13 @@ def test_a_study_is_tidy(panels, title):
     assert labels[:2] == LONG[:2]
     assert "…" in labels[2]
     assert labels[3] == names[3]
+    # The rows of panels that a page can show: no wider than five, each with the names at its left.
+    places = [axes.get_position() for axes in figure.axes]
+    assert len(places) == panels
+    lefts = sorted({round(place.x0, 2) for place in places})
+    assert len(lefts) == {1: 1, 3: 3, 5: 5, 7: 4, 8: 4}[panels]
+    for axes, place in zip(figure.axes, places, strict=True):
+        assert axes.yaxis.get_tick_params()["labelleft"] == (round(place.x0, 2) == lefts[0])
 
 
 @pytest.mark.parametrize("title", [None, "A title of many words, which takes more than one line if alone"])

@@ -27,6 +27,8 @@ _BLUE, _VERMILION, _GREEN = "#0072B2", "#D55E00", "#009E73"
 
 _LINE = 0.36
 """Inches from one line of a study to the next."""
+_MOST_PANELS = 5
+"""Of a study in one row."""
 _SEED, _MEAN, _SINGLE, _REPORTED = "one seed", "mean ± standard deviation", "single run", "reported"
 """The legend of a study."""
 _MATRIX_HEADING = "Rows: truth; columns: prediction; per cent of each row"
@@ -157,6 +159,8 @@ def study_figure(
 ) -> Figure:
     """Draw a study: one line a variant, one panel a figure of merit; seeds, their mean and standard deviation.
 
+    More than five panels stand in rows of equal length, so that a page need not shrink them beyond reading.
+
     Args:
         names: Of the variants, from the top; one that is too long is shortened in its middle.
         values: By a panel's heading, for each variant its values, one a seed; none where it has not run.
@@ -182,8 +186,14 @@ def study_figure(
     shown = [shortened(name, _LONGEST_NAME, BODY) for name in names]
     margin = max(text_width(name, BODY) for name in shown) + 0.4
     panel = 4.2 if len(values) == 1 else 2.5 if len(values) <= 3 else 2.0
-    figure = titled_figure(margin + panel * len(values), 1.1 + _LINE * len(names), title)
-    panels = figure.subplots(1, len(values), sharey=True, squeeze=False)[0]
+    rows = math.ceil(len(values) / _MOST_PANELS)
+    columns = math.ceil(len(values) / rows)
+    height = 0.5 + rows * (0.6 + _LINE * len(names))
+    figure = titled_figure(margin + panel * columns, height, title)
+    panels = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
+    for axes in panels[len(values) :]:
+        axes.remove()
+    panels = panels[: len(values)]
     for axes, (heading, runs) in zip(panels, values.items(), strict=True):
         _study_panel(axes, runs, (reported or {}).get(heading, [None] * len(names)))
         text = shortened(heading, panel - 0.2, HEADING, "bold")
