@@ -178,6 +178,9 @@ def test_ablate_runs_what_is_not_finished_and_reports_all(squares, tmp_path, cap
     assert rows_of(tmp_path / "results" / "table.csv")[:2] == first
     lines = (tmp_path / "results" / "table.md").read_text().splitlines()
     assert run("ablate", "--data", tmp_path / squares.name, *words[2:], "pooled head", "no batch norm") == 0
+    # Other settings are other runs, beside those.
+    other = ["--data", squares, "--table", tmp_path / "other.csv", *words[4:-1], "--padding", "2", "--variants"]
+    assert run("ablate", *other, "pooled head") == 0
     # All of Table 2 has a line, with the report's figure, whether it was run or not.
     assert len(lines) == 2 + 8
     assert [line.split("|")[3].strip() for line in lines[2:5]] == ["87.00", "86.00", "87.90"]

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import re
 import signal
 
 import numpy as np
@@ -284,6 +285,22 @@ def test_bytes_that_are_no_text_are_a_clear_error(tmp_path):
     (tmp_path / "a.csv").write_bytes(GOOD.encode() + b"\xff\xfe\n")
     with pytest.raises(ValueError, match=r"a\.csv is no UTF-8 text"):
         read_study(tmp_path / "a.csv")
+
+
+def test_runs_of_other_settings_or_seeds_have_other_folders():
+    names = {
+        Variant(name, settings).folder(seed)
+        for name, settings, seed in [
+            ("(5, 5)", {"lr": 0.1, "weights": None}, 0),
+            ("(5, 5)", {"weights": None, "lr": 0.1}, 0),
+            ("(5, 5)", {"lr": 0.1, "weights": "imagenet"}, 0),
+            ("(5, 5)", {"lr": 0.1, "weights": None}, 1),
+            ("../é?", {"lr": 0.1, "weights": None}, 1),
+        ]
+    }
+    assert len(names) == 4
+    assert all(re.fullmatch(r"[\w-]+-[0-9a-f]{8}-seed-[01]", name) for name in names)
+    assert any(name.startswith("5-5-") for name in names)
 
 
 @pytest.mark.parametrize(

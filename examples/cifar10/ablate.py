@@ -9,7 +9,6 @@ on with the run that was stopped. A Markdown table and a figure stand beside it.
 from __future__ import annotations
 
 import dataclasses
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -82,8 +81,7 @@ def main(cfg: Config) -> int:
     data = () if is_finished(chosen, seeds=cfg.seeds, table=cfg.table) else read_data(base)
 
     def run(variant: Variant, seed: int) -> dict[str, float]:
-        folder = re.sub(r"\W+", "-", f"{variant.name} {variant.settings['epochs']} epochs seed {seed}")
-        return train(configs[variant.name], seed, *data, cfg.runs / folder)
+        return train(configs[variant.name], seed, *data, cfg.runs / variant.folder(seed))
 
     _, failures = run_study(chosen, run, seeds=cfg.seeds, table=cfg.table)
     if cfg.table.exists():

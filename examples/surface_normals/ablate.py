@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -134,7 +133,7 @@ def main(cfg: Config) -> int:
         if known is not None:
             return known
         settings = dataclasses.replace(configs[variant.name].settings, seed=seed)
-        out = cfg.runs / re.sub(r"\W+", "-", f"{cfg.study} {cfg.encoder} {variant.name} {settings.epochs} seed {seed}")
+        out = cfg.runs / f"{cfg.study}-{variant.folder(seed)}"
         config = dataclasses.replace(configs[variant.name], settings=settings, out=out)
         seconds = train(config, frames)
         held_out = read_config(out / "best")["metrics"] if cfg.holdout else {}

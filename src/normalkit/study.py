@@ -7,6 +7,7 @@ that is started again skips the runs it holds. `write_report` puts a Markdown ta
 from __future__ import annotations
 
 import csv
+import hashlib
 import itertools
 import json
 import math
@@ -76,6 +77,11 @@ class Variant:
             raise TypeError(
                 f"settings of {self.name!r}: {error}; wanted strings, finite numbers, booleans, None, lists and dicts"
             ) from error
+
+    def folder(self, seed: int) -> str:
+        """A name for the folder of a run, which no run of other settings has, such as no-batch-norm-1f0c93d2-seed-0."""
+        digest = hashlib.sha256(_canonical(self.settings).encode()).hexdigest()[:8]
+        return re.sub(r"\W+", "-", f"{self.name} {digest} seed {seed}").strip("-")
 
 
 @dataclass(frozen=True)
