@@ -153,7 +153,7 @@ def main(cfg: Config) -> int:
             headings |= {"parameters": "parameters (M)", "milliseconds": "ms an image", "megabytes": "MB a step"}
         lower = [name for name in headings if not name[0].isdigit()]
         title = f"{cfg.study}, {cfg.encoder}"
-        write_report(table, read_study(table), variants, figures=headings, lower=lower, title=title)
+        write_report(table, read_study(table), variants, figures=headings, lower=lower, digits=1, title=title)
         print(table.with_suffix(".md").read_text())
     return 1 if failures else 0
 
