@@ -136,6 +136,7 @@ def test_a_stopped_run_is_resumed_on_request(squares, tmp_path, capsys):
         (["--batch-size", "100"], "batch_size=100"),
         (["--batch-size", "0"], "batch_size=0"),
         (["--padding", "-1"], "padding=-1"),
+        (["--cutout", "33"], "cutout=33"),
         (["--label-smoothing", "1.5"], "label_smoothing=1.5"),
         (["--holdout", "42"], "count=42: wanted 1 to 41"),
         (["--data", "nowhere"], "nowhere does not exist"),
@@ -164,13 +165,14 @@ def test_a_checkpoint_of_other_classes_is_refused(trained, squares, tmp_path, ca
 def test_ablate_runs_what_is_not_finished_and_reports_all(squares, tmp_path, capsys):
     words = ["--data", squares, "--table", tmp_path / "results" / "table.csv", "--runs", tmp_path / "runs"]
     words += ["--epochs", "1", "--holdout", "6", "--batch-size", "12"]
-    words += ["--padding", "1", "--label-smoothing", "0.05", "--variants"]
+    words += ["--padding", "1", "--cutout", "4", "--label-smoothing", "0.05", "--variants"]
     assert run("ablate", *words, "no batch norm", "pooled head") == 0
     first = rows_of(tmp_path / "results" / "table.csv")
     assert [row["variant"] for row in first] == ["no batch norm", "pooled head"]
     assert json.loads(first[0]["settings"])["batch_norm"] is False
     assert json.loads(first[1]["settings"])["head"] == "pool"
     assert json.loads(first[1]["settings"])["padding"] == 1
+    assert json.loads(first[1]["settings"])["cutout"] == 4
     assert json.loads(first[1]["settings"])["label_smoothing"] == 0.05
     capsys.readouterr()
     assert run("ablate", *words, "pooled head", "3 layers removed") == 0

@@ -50,6 +50,8 @@ class Config:
     """Images a batch instead of the recipe's."""
     padding: int | None = None
     """Pixels that crops move by, at most, instead of the recipe's."""
+    cutout: int | None = None
+    """Side of a square filled with the mean colour, in pixels, instead of the recipe's."""
     label_smoothing: float | None = None
     """Instead of the recipe's."""
     seeds: tuple[int, ...] = (0,)
@@ -68,7 +70,7 @@ def main(cfg: Config) -> int:
     if unknown:
         raise ValueError(f"--variants: no {', '.join(unknown)}; wanted some of {', '.join(VARIANTS)}")
     shared = (
-        *("data", "recipe", "epochs", "batch_size", "padding", "label_smoothing"),
+        *("data", "recipe", "epochs", "batch_size", "padding", "cutout", "label_smoothing"),
         *("holdout", "download"),
     )
     base = Training(net="improved", resume=True, **{name: getattr(cfg, name) for name in shared})

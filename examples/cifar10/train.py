@@ -36,6 +36,7 @@ class Recipe:
     batch_size: int
     padding: int
     flip: Literal["none", "random", "alternating"]
+    cutout: int
     label_smoothing: float
 
 
@@ -47,6 +48,7 @@ PLAIN = Recipe(
     batch_size=128,
     padding=0,
     flip="none",
+    cutout=0,
     label_smoothing=0.0,
 )
 # By recipe and network. A processor convolves the few channels of the small one faster where they come first.
@@ -57,9 +59,10 @@ RECIPES = {
             batch_size=128,
             padding=2,
             flip="alternating",
+            cutout=0,
             label_smoothing=0.0,
         ),
-        "improved": Recipe(MODERN, batch_size=128, padding=2, flip="alternating", label_smoothing=0.0),
+        "improved": Recipe(MODERN, batch_size=128, padding=2, flip="alternating", cutout=0, label_smoothing=0.0),
     },
     "report": {
         "base": dataclasses.replace(PLAIN, settings=dataclasses.replace(PLAIN.settings, channels_last=False)),
@@ -98,6 +101,8 @@ class Config:
     """Images a batch instead of the recipe's."""
     padding: int | None = None
     """Pixels that crops move by, at most, instead of the recipe's."""
+    cutout: int | None = None
+    """Side of a square filled with the mean colour, in pixels, instead of the recipe's."""
     label_smoothing: float | None = None
     """Instead of the recipe's."""
     seeds: tuple[int, ...] = (0,)
@@ -141,7 +146,9 @@ def recipe_of(cfg: Config) -> Recipe:
         return {name: value for name in names if (value := getattr(cfg, name)) is not None}
 
     settings = dataclasses.replace(recipe.settings, **changes("epochs", "lr"))
-    return dataclasses.replace(recipe, settings=settings, **changes("batch_size", "padding", "label_smoothing"))
+    return dataclasses.replace(
+        recipe, settings=settings, **changes("batch_size", "padding", "cutout", "label_smoothing")
+    )
 
 
 def make_net(cfg: Config, classes: int) -> Classifier:
@@ -180,6 +187,7 @@ def train(cfg: Config, seed: int, training: LabeledImages, validation: LabeledIm
             seed=seed,
             padding=recipe.padding,
             flip=recipe.flip,
+            cutout=recipe.cutout,
         ),
         loss=classification_loss(label_smoothing=recipe.label_smoothing),
         validate=lambda model: evaluate_classifier(model, device_evaluation_loader(validation)).figures,

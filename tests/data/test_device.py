@@ -105,6 +105,37 @@ def test_data_stay_as_they_were():
     assert torch.equal(data.labels, labels)
 
 
+def test_cutout_is_a_square_of_the_mean_colour_around_any_pixel():
+    data = numbered(1500, 7, 9)
+    epoch = {"batch_size": 500, "epoch": 2, "seed": 4, "padding": 2}
+    whole = list(device_training_loader(data, **epoch))
+    centres = []
+    for batch, before in zip(device_training_loader(data, **epoch, cutout=3), whole, strict=True):
+        assert torch.equal(batch["label"], before["label"])
+        for image, old in zip(batch["image"].numpy(), before["image"].numpy(), strict=True):
+            rows, columns = np.nonzero((image != old).any(0))
+            top, bottom, left, right = rows.min(), rows.max() + 1, columns.min(), columns.max() + 1
+            expected = old.copy()
+            expected[:, top:bottom, left:right] = old.reshape(3, -1).mean(1)[:, None, None]
+            np.testing.assert_allclose(image, expected, atol=1e-6)
+            # At the border a part of it is outside.
+            assert bottom - top == 3 or (bottom - top == 2 and (top == 0 or bottom == 7))
+            assert right - left == 3 or (right - left == 2 and (left == 0 or right == 9))
+            centres.append((bottom - 2 if top == 0 else top + 1, right - 2 if left == 0 else left + 1))
+    counts = np.zeros((7, 9))
+    np.add.at(counts, tuple(np.transpose(centres)), 1)
+    assert stats.chisquare(counts.ravel()).pvalue > 1e-3
+
+
+def test_cutout_of_even_side_and_of_the_whole_image():
+    data = numbered(40, 6, 6)
+    for batch in device_training_loader(data, batch_size=40, epoch=0, seed=0, padding=0, flip="none", cutout=4):
+        changed = (batch["image"] != data.images[batch["label"]] / 255).any(1)
+        assert set(changed.any(2).sum(1).tolist()) == {2, 3, 4}
+    large = device_training_loader(data, batch_size=40, epoch=0, seed=0, padding=0, flip="none", cutout=6)
+    assert all((batch["image"] != data.images[batch["label"]] / 255).any() for batch in large)
+
+
 # The order of an epoch
 
 
@@ -282,6 +313,8 @@ def test_batches_stay_on_their_device():
         ({"batch_size": 13}, r"batch_size=13: wanted between 1 and 12, of 12 samples"),
         ({"padding": -1}, r"padding=-1: wanted 0 to 5; a reflection is smaller than the image's 6"),
         ({"padding": 6}, r"padding=6: wanted 0 to 5"),
+        ({"cutout": 7}, r"cutout=7: wanted 0 to the image's 6"),
+        ({"cutout": -1}, r"cutout=-1: wanted 0 to"),
         ({"flip": "sometimes"}, r"flip='sometimes': wanted alternating, random or none"),
         ({"epoch": -1}, r"epoch=-1: wanted at least 0"),
         ({"seed": -1}, r"seed=-1: wanted at least 0"),

@@ -30,14 +30,28 @@ class DeviceLoader:
         moves: (M, 3) int64, for each place in the order: how many pixels below and how many right of the image's
             corner the window begins that is cut out of it, each less than the image's side, and 1 where the window
             is mirrored, else 0. Outside the image its reflection is seen. None leaves the images as they are.
+        cutout: Side of a square, in pixels, that is filled with its window's mean colour; 0 for none.
+        corners: (M, 2) int64, for each place in the order: row and column of the square's first pixel in the window,
+            whose border cuts off what lies outside.
     """
 
-    def __init__(self, data: LabeledImages, order: Tensor, *, batch_size: int, moves: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        data: LabeledImages,
+        order: Tensor,
+        *,
+        batch_size: int,
+        moves: Tensor | None = None,
+        cutout: int = 0,
+        corners: Tensor | None = None,
+    ) -> None:
         device = data.images.device
         self.data = data
         self.order = order.to(device)
         self.batch_size = batch_size
         self.moves = None if moves is None else moves.to(device)
+        self.cutout = cutout
+        self.corners = None if corners is None else corners.to(device)
 
     def __len__(self) -> int:
         """The number of batches."""
@@ -50,11 +64,21 @@ class DeviceLoader:
             images = self.data.images.index_select(0, self.order[batch])
             if self.moves is not None:
                 images = _cut_and_mirror(images, self.moves[batch])
-            yield {"image": images.float().div_(255), "label": self.data.labels.index_select(0, self.order[batch])}
+            images = images.float().div_(255)
+            if self.corners is not None:
+                images = _fill_square(images, self.corners[batch], self.cutout)
+            yield {"image": images, "label": self.data.labels.index_select(0, self.order[batch])}
 
 
 def device_training_loader(
-    data: LabeledImages, *, batch_size: int, epoch: int, seed: int, padding: int = 4, flip: Flip = "alternating"
+    data: LabeledImages,
+    *,
+    batch_size: int,
+    epoch: int,
+    seed: int,
+    padding: int = 4,
+    flip: Flip = "alternating",
+    cutout: int = 0,
 ) -> DeviceLoader:
     """The batches of one epoch, shuffled, shifted and flipped: the same whenever the same epoch is asked for.
 
@@ -72,10 +96,12 @@ def device_training_loader(
         flip: "random" mirrors each sample with a chance of one half; "alternating" does so in the first epoch, and in
             every other the opposite of the one before, so that two epochs show both sides of each sample (Keller
             Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", arXiv 2404.00498); or "none".
+        cutout: Side of a square, in pixels, that is filled with the mean colour of its picture; its middle is any
+            pixel of it, and the border cuts off the rest (DeVries and Taylor, arXiv 1708.04552); 0 for none.
 
     Raises:
-        ValueError: The batch size exceeds the number of samples, the padding is not below the image's sides, or
-            another argument is out of range.
+        ValueError: The batch size exceeds the number of samples, the padding is not below the image's sides, the
+            square is larger than the image, or another argument is out of range.
 
     Examples:
         >>> data = LabeledImages(torch.zeros(10, 3, 8, 8, dtype=torch.uint8), torch.arange(10) % 2, ("cat", "dog"))
@@ -87,6 +113,8 @@ def device_training_loader(
     check_batch_size(batch_size, size, world)
     if not 0 <= padding < side:
         raise ValueError(f"padding={padding}: wanted 0 to {side - 1}; a reflection is smaller than the image's {side}")
+    if not 0 <= cutout <= side:
+        raise ValueError(f"cutout={cutout}: wanted 0 to the image's {side}")
     if flip not in _FLIPS:
         raise ValueError(f"flip={flip!r}: wanted {', '.join(_FLIPS[:-1])} or {_FLIPS[-1]}")
     for name, number in (("epoch", epoch), ("seed", seed)):
@@ -104,7 +132,14 @@ def device_training_loader(
     moves = torch.cat([shifts, mirrored[:, None]], dim=1) if padding or flip != "none" else None
     every = order[: size // batch_size * batch_size].view(-1, batch_size)
     mine = every[rank : len(every) // world * world : world].flatten()
-    return DeviceLoader(data, mine, batch_size=batch_size, moves=None if moves is None else moves[mine])
+    return DeviceLoader(
+        data,
+        mine,
+        batch_size=batch_size,
+        moves=None if moves is None else moves[mine],
+        cutout=cutout,
+        corners=_corners(data, cutout, seed=seed, epoch=epoch)[mine] if cutout else None,
+    )
 
 
 def device_evaluation_loader(data: LabeledImages, *, batch_size: int = 1000) -> DeviceLoader:
@@ -136,6 +171,23 @@ def _cut_and_mirror(images: Tensor, moves: Tensor) -> Tensor:
     rows = _reflect(torch.arange(height, device=images.device) + down, height)
     index = (rows[:, :, None] * width + _reflect(columns + right, width)[:, None]).view(batch, 1, -1)
     return images.flatten(2).gather(2, index.expand(-1, channels, -1)).view(images.shape)
+
+
+def _corners(data: LabeledImages, cutout: int, *, seed: int, epoch: int) -> Tensor:
+    """(N, 2): where each image's square begins, so that its middle is any pixel; the other draws stay as they are."""
+    generator = _generator(seed, epoch, 2)
+    middles = [torch.randint(side, (len(data),), generator=generator) for side in data.images.shape[2:]]
+    return torch.stack(middles, dim=1) - cutout // 2
+
+
+def _fill_square(images: Tensor, corners: Tensor, side: int) -> Tensor:
+    """The images, (B, 3, H, W), each with a square of its own mean colour, of which the corner is (B, 2)."""
+    inside = []
+    for axis, length in enumerate(images.shape[2:]):
+        distance = torch.arange(length, device=images.device) - corners[:, axis, None]
+        inside.append((distance >= 0) & (distance < side))
+    square = inside[0][:, None, :, None] & inside[1][:, None, None, :]
+    return torch.where(square, images.mean((2, 3), keepdim=True), images)
 
 
 def _reflect(places: Tensor, side: int) -> Tensor:
