@@ -535,7 +535,7 @@ def test_a_study_has_rows_of_val_and_of_the_held_out_frames(study, recording, tm
     assert capsys.readouterr().out.count("finished earlier") == 1
     lines = (tmp_path / "results" / "skips-test_resnet.md").read_text().splitlines()
     assert len(lines) == 2 + 5
-    assert [line.split("|")[3].strip() for line in lines[2:]] == ["38.00", "37.40", "38.10", "35.90", "-"]
+    assert [line.split("|")[3].strip() for line in lines[2:]] == ["38.0", "37.4", "38.1", "35.9", "-"]
     assert (tmp_path / "results" / "skips-test_resnet.png").stat().st_size > 1000
 
 
