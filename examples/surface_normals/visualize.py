@@ -98,14 +98,11 @@ def draw_photos(cfg: Config, model: NormalEstimator, photos: Sequence[Path]) -> 
     # No more than a page's at once: a folder of photos may be larger than the memory.
     rows = answered()
     digits = len(str(math.ceil(len(photos) / PAGE)))
-    for number in itertools.count(1):
-        page = list(itertools.islice(rows, PAGE))
-        if not page:
-            return failures
+    for number, page in enumerate(iter(lambda: list(itertools.islice(rows, PAGE)), []), 1):
         name = "photos" if len(photos) <= PAGE else f"photos-{number:0{digits}}"
         images, normals, names = zip(*page, strict=True)
         save(cfg, name, comparison_grid(images, normals, names=names))
-    raise AssertionError("counting has no end")
+    return failures
 
 
 def write_report(cfg: Config, model: NormalEstimator, dataset: Dataset[Sample]) -> None:
