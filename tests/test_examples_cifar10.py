@@ -165,7 +165,7 @@ def test_a_checkpoint_of_other_classes_is_refused(trained, squares, tmp_path, ca
 def test_ablate_runs_what_is_not_finished_and_reports_all(squares, tmp_path, capsys):
     words = ["--data", squares, "--table", tmp_path / "results" / "table.csv", "--runs", tmp_path / "runs"]
     words += ["--epochs", "1", "--holdout", "6", "--batch-size", "12"]
-    words += ["--padding", "1", "--cutout", "4", "--label-smoothing", "0.05", "--variants"]
+    words += ["--padding", "1", "--cutout", "4", "--label-smoothing", "0.05", "--weight-decay", "0.002", "--variants"]
     assert run("ablate", *words, "no batch norm", "pooled head") == 0
     first = rows_of(tmp_path / "results" / "table.csv")
     assert [row["variant"] for row in first] == ["no batch norm", "pooled head"]
@@ -174,6 +174,7 @@ def test_ablate_runs_what_is_not_finished_and_reports_all(squares, tmp_path, cap
     assert json.loads(first[1]["settings"])["padding"] == 1
     assert json.loads(first[1]["settings"])["cutout"] == 4
     assert json.loads(first[1]["settings"])["label_smoothing"] == 0.05
+    assert json.loads(first[1]["settings"])["weight_decay"] == 0.002
     capsys.readouterr()
     assert run("ablate", *words, "pooled head", "3 layers removed") == 0
     assert capsys.readouterr().out.count("finished earlier") == 1

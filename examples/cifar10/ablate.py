@@ -46,6 +46,8 @@ class Config:
     """How to train: modern, or plainly as the report."""
     epochs: int | None = None
     """Instead of the recipe's."""
+    weight_decay: float | None = None
+    """Instead of the recipe's."""
     batch_size: int | None = None
     """Images a batch instead of the recipe's."""
     padding: int | None = None
@@ -70,7 +72,7 @@ def main(cfg: Config) -> int:
     if unknown:
         raise ValueError(f"--variants: no {', '.join(unknown)}; wanted some of {', '.join(VARIANTS)}")
     shared = (
-        *("data", "recipe", "epochs", "batch_size", "padding", "cutout", "label_smoothing"),
+        *("data", "recipe", "epochs", "weight_decay", "batch_size", "padding", "cutout", "label_smoothing"),
         *("holdout", "download"),
     )
     base = Training(net="improved", resume=True, **{name: getattr(cfg, name) for name in shared})

@@ -97,6 +97,8 @@ class Config:
     """Instead of the recipe's."""
     lr: float | None = None
     """Peak learning rate instead of the recipe's."""
+    weight_decay: float | None = None
+    """Instead of the recipe's."""
     batch_size: int | None = None
     """Images a batch instead of the recipe's."""
     padding: int | None = None
@@ -145,7 +147,7 @@ def recipe_of(cfg: Config) -> Recipe:
     def changes(*names: str) -> dict[str, Any]:
         return {name: value for name in names if (value := getattr(cfg, name)) is not None}
 
-    settings = dataclasses.replace(recipe.settings, **changes("epochs", "lr"))
+    settings = dataclasses.replace(recipe.settings, **changes("epochs", "lr", "weight_decay"))
     return dataclasses.replace(
         recipe, settings=settings, **changes("batch_size", "padding", "cutout", "label_smoothing")
     )
