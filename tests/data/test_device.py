@@ -256,7 +256,7 @@ def test_processes_share_an_epoch(monkeypatch, world):
     assert {tuple(row) for share in shares for row in share} <= set(map(tuple, draws(data, 1, batch_size=4)))
 
 
-@pytest.mark.parametrize(("count", "world"), [(11, 2), (12, 3), (2, 4)])
+@pytest.mark.parametrize(("count", "world"), [(11, 2), (12, 3), (4, 4)])
 def test_processes_share_an_evaluation(monkeypatch, count, world):
     data = numbered(count)
     labels = []
@@ -267,6 +267,14 @@ def test_processes_share_an_evaluation(monkeypatch, count, world):
         assert len(batches) == len(loader)
         labels += [label for batch in batches for label in batch["label"].tolist()]
     assert sorted(labels) == list(range(count))
+
+
+def test_every_process_refuses_images_too_few_for_all(monkeypatch):
+    """One that had none would leave the others waiting for its scores."""
+    for rank in range(4):
+        in_process(monkeypatch, rank, 4)
+        with pytest.raises(ValueError, match="data: 3 images for 4 processes; start at most as many"):
+            device_evaluation_loader(numbered(3), batch_size=2)
 
 
 def share(rank, folder):

@@ -150,11 +150,14 @@ def device_evaluation_loader(data: LabeledImages, *, batch_size: int = 1000) -> 
         batch_size: Samples a batch; the last one may have fewer.
 
     Raises:
-        ValueError: The batch size is below 1.
+        ValueError: The batch size is below 1, or there are fewer images than processes.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: wanted at least 1")
     rank, world = process_rank()
+    if len(data) < world:
+        # In all of them: one that had none would leave the others waiting for it.
+        raise ValueError(f"data: {len(data)} images for {world} processes; start at most as many as there are images")
     return DeviceLoader(data, torch.arange(len(data))[rank::world], batch_size=batch_size)
 
 
