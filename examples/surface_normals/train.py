@@ -22,6 +22,7 @@ import torch
 from normalkit import AngularLoss, BilinearNormals, RGBDNormals, SMPNormals, UNetNormals, load_model
 from normalkit.cli import run_script
 from normalkit.data import evaluation_loader, training_loader
+from normalkit.data.pairs import spread
 from normalkit.files import atomic_file
 from normalkit.models import NormalEstimator
 from normalkit.training import (
@@ -230,8 +231,7 @@ def score(cfg: Config, val: RGBDNormals) -> dict[str, float]:
         return figures
     with atomic_file(cfg.out / "val.json") as path:
         path.write_text(json.dumps(figures, indent=2) + "\n")
-    shown = min(5, len(val))
-    samples = [val[i * len(val) // shown] for i in range(shown)]
+    samples = [val[i] for i in spread(len(val), 5)]
     images, normals, masks = (torch.stack([s[k] for s in samples]) for k in ("image", "normals", "mask"))
     with torch.inference_mode():
         predictions = model(images.to(training_device())).cpu()

@@ -28,6 +28,7 @@ from normalkit import load_model, predict
 from normalkit.analysis import ErrorReport, error_report
 from normalkit.cli import find_pictures, run_script
 from normalkit.data import evaluation_loader, open_dataset
+from normalkit.data.pairs import spread
 from normalkit.data.sample import Sample
 from normalkit.files import atomic_file, check_writable
 from normalkit.images import read_image
@@ -111,8 +112,7 @@ def write_report(cfg: Config, model: NormalEstimator, dataset: Dataset[Sample]) 
     print(format_figures(figures))
     report = error_report(model, dataset, flip=cfg.flip)
     ranked = sorted(report.images, key=lambda image: image.figures["mean"])
-    shown = min(cfg.count, len(report.images))
-    spaced = [report.images[i * len(report.images) // shown] for i in range(shown)]
+    spaced = [report.images[i] for i in spread(len(report.images), cfg.count)]
     chosen = {"frames": spaced, "best": ranked[: cfg.count], "worst": ranked[: -cfg.count - 1 : -1]}
     for name, images in chosen.items():
         samples = [dataset[image.index] for image in images]
