@@ -11,12 +11,15 @@ from PIL import Image
 from scripts import loaded_example, run_example
 from squares import COLOURS, write_squares
 
-from normalkit.models import BaseNet
+from normalkit.classification import evaluate_classifier
+from normalkit.data import device_evaluation_loader, read_labeled_images
+from normalkit.models import BaseNet, Classifier
 from normalkit.models.checkpoint import read_config
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-EXAMPLES = Path(__file__).parents[1] / "examples" / "cifar10"
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples" / "cifar10"
 QUICK = ["--epochs", "2", "--batch-size", "8", "--holdout", "6"]
 
 
@@ -197,3 +200,19 @@ def test_ablate_reports_runs_that_fail(squares, tmp_path, capsys):
     assert capsys.readouterr().err.count("batch_size=128: wanted between 1 and 36") >= 2
     assert run("ablate", *words, "--variants", "deeper") == 1
     assert "no deeper; wanted some of default, no batch norm" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["base"])
+def test_network_in_the_repository_has_the_accuracy_of_its_row(real_data, name):
+    results = ROOT / "docs" / "results" / "cifar10"
+    (row,) = (row for row in rows_of(results / f"{name}.csv") if row["seed"] == "0")
+    facts = json.loads(row["settings"])
+    data = read_labeled_images(real_data / facts["data"], split="train", progress=False)
+    _, validation = data.split(facts["holdout"], seed=facts["split_seed"])
+    net = Classifier.from_pretrained(results / name)
+    assert facts | read_config(results / name)["train"] == facts
+    for flip, figure in ((False, "accuracy"), (True, "accuracy_flip")):
+        scores = evaluate_classifier(net, device_evaluation_loader(validation), flip=flip)
+        # Half precision, and sums in another order, may turn an image or two of the 5,000.
+        assert scores.accuracy == pytest.approx(float(row[figure]), abs=0.05)
