@@ -141,7 +141,8 @@ def test_a_stopped_run_is_resumed_on_request(squares, tmp_path, capsys):
         (["--padding", "-1"], "padding=-1"),
         (["--cutout", "33"], "cutout=33"),
         (["--label-smoothing", "1.5"], "label_smoothing=1.5"),
-        (["--holdout", "42"], "count=42: wanted 1 to 41"),
+        (["--holdout", "42"], "--holdout 42: wanted 1 to 41"),
+        (["--holdout", "0"], "--holdout 0: wanted 1 to 41"),
         (["--data", "nowhere"], "nowhere does not exist"),
         (["--epochs", "0"], "epochs=0: wanted at least 1"),
         (["--dropout", "0.1", "--fc-layers", "2"], "--dropout, --fc-layers: only the improved net has that; leave it"),
@@ -152,6 +153,39 @@ def test_bad_words_are_one_line(squares, tmp_path, capsys, words, message):
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
+
+
+def test_the_runs_of_each_network_and_recipe_have_a_folder_of_their_own():
+    with loaded_example(EXAMPLES / "train.py") as script:
+
+        def folder(**options):
+            return script.folder_of(script.Config(Path("cifar10"), **options)).as_posix()
+
+        assert folder() == "runs/cifar10/base"
+        assert folder(net="improved") == "runs/cifar10/improved"
+        assert folder(net="improved", recipe="report") == "runs/cifar10/improved-report"
+        assert folder(out=Path("here")) == "here"
+
+
+def test_data_are_known_by_the_name_of_their_folder(squares, monkeypatch):
+    monkeypatch.chdir(squares)
+    with loaded_example(EXAMPLES / "train.py") as script:
+        here, named = (script.describe(script.Config(Path(path))) for path in (".", squares))
+    assert here == named
+    assert here.settings["data"] == squares.name
+
+
+def test_images_of_another_size_are_named(trained, tmp_path, capsys):
+    for split in ("train", "test"):
+        for colour in COLOURS:
+            (tmp_path / split / colour).mkdir(parents=True)
+            Image.new("RGB", (48, 64)).save(tmp_path / split / colour / "1.png")
+    message = " is 48 x 64; wanted 32 x 32: resize the pictures"
+    words = ("evaluate", "--checkpoint", trained / "seed3" / "last", "--data", tmp_path)
+    for split, command in (("test", words), ("train", ("train", "--data", tmp_path, "--out", tmp_path / "run"))):
+        assert run(*command) == 1
+        assert f"{tmp_path / split / min(COLOURS) / '1.png'}{message}" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_checkpoint_of_other_classes_is_refused(trained, squares, tmp_path, capsys):

@@ -1,6 +1,6 @@
 r"""Score a trained network on held-back images: the report's lines, JSON and a confusion matrix on request.
 
-python examples/cifar10/evaluate.py --checkpoint runs/cifar10/seed0/last --data cifar10-test --split test
+python examples/cifar10/evaluate.py --checkpoint runs/cifar10/base/seed0/last --data cifar10-test --split test
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Config:
     """Score a trained network on CIFAR-10 or images like it."""
 
     checkpoint: Path
-    """Folder of the model, such as runs/cifar10/seed0/last."""
+    """Folder of the model, such as runs/cifar10/base/seed0/last."""
     data: Path
     """A tar file or folder of SPLIT/CLASS/IMAGE, or the folder of torchvision's CIFAR-10."""
     split: str = "test"
@@ -48,8 +48,8 @@ def main(cfg: Config) -> None:
     for path in (cfg.out, cfg.figure):
         if path is not None:
             check_writable(path.parent)
-    data = read_labeled_images(cfg.data, split=cfg.split, classes=classes, download=cfg.download).to(device)
-    scores = evaluate_classifier(net, device_evaluation_loader(data), flip=cfg.flip)
+    data = read_labeled_images(cfg.data, split=cfg.split, classes=classes, size=Classifier.SIZE, download=cfg.download)
+    scores = evaluate_classifier(net, device_evaluation_loader(data.to(device)), flip=cfg.flip)
     print(format_accuracies(scores, data.classes, split=cfg.split))
     if cfg.flip:
         print("each averaged with the mirrored image")

@@ -79,8 +79,8 @@ class Config:
 
     data: Path
     """A tar file or folder of train/CLASS/IMAGE, or the folder of torchvision's CIFAR-10."""
-    out: Path = Path("runs/cifar10")
-    """Folder of the runs."""
+    out: Path | None = None
+    """Folder of the runs; by default runs/cifar10/NET, and with another recipe runs/cifar10/NET-RECIPE."""
     net: Literal["base", "improved"] = "base"
     """The network."""
     batch_norm: bool = True
@@ -121,10 +121,11 @@ class Config:
 
 def main(cfg: Config) -> int:
     """Train with each seed, and print the figures."""
-    variant, table = describe(cfg), cfg.out / "results.csv"
+    variant, out = describe(cfg), folder_of(cfg)
+    table = out / "results.csv"
     data = () if is_finished([variant], seeds=cfg.seeds, table=table) else read_data(cfg)
     rows, failures = run_study(
-        [variant], lambda _, seed: train(cfg, seed, *data, cfg.out / f"seed{seed}"), seeds=cfg.seeds, table=table
+        [variant], lambda _, seed: train(cfg, seed, *data, out / f"seed{seed}"), seeds=cfg.seeds, table=table
     )
     print(
         study_markdown(rows, [variant], figures={"accuracy": "validation (%)", "accuracy_flip": "with mirroring (%)"})
@@ -132,9 +133,17 @@ def main(cfg: Config) -> int:
     return 1 if failures else 0
 
 
+def folder_of(cfg: Config) -> Path:
+    """Where the runs of the seeds go."""
+    name = cfg.net if cfg.recipe == Config.recipe else f"{cfg.net}-{cfg.recipe}"
+    return cfg.out or Path("runs/cifar10") / name
+
+
 def read_data(cfg: Config) -> tuple[LabeledImages, LabeledImages]:
     """The images to train on and those that validate, on the device that trains."""
-    data = read_labeled_images(cfg.data, split="train", download=cfg.download)
+    data = read_labeled_images(cfg.data, split="train", size=Classifier.SIZE, download=cfg.download)
+    if not 0 < cfg.holdout < len(data):
+        raise ValueError(f"--holdout {cfg.holdout}: wanted 1 to {len(data) - 1}, as {cfg.data} has {len(data)} images")
     training, validation = data.to(training_device()).split(cfg.holdout, seed=cfg.split_seed)
     print(f"{len(training)} images to train on, {len(validation)} to validate, {len(data.classes)} classes")
     return training, validation
@@ -170,7 +179,7 @@ def describe(cfg: Config, name: str | None = None) -> Variant:
         raise ValueError(f"{', '.join(given)}: only the improved net has that; leave it out, or give --net improved")
     recipe = dataclasses.asdict(recipe_of(cfg))
     recipe["settings"].pop("seed")
-    facts = {"data": cfg.data.name, "holdout": cfg.holdout, "split_seed": cfg.split_seed}
+    facts = {"data": cfg.data.resolve().name, "holdout": cfg.holdout, "split_seed": cfg.split_seed}
     return Variant(name or f"{cfg.net} net, {cfg.recipe} recipe", {**net, **facts, **recipe.pop("settings"), **recipe})
 
 
@@ -179,7 +188,11 @@ def train(cfg: Config, seed: int, training: LabeledImages, validation: LabeledIm
     recipe = recipe_of(cfg)
     torch.manual_seed(seed)
     net = make_net(cfg, len(training.classes))
-    facts: dict[str, Any] = {"data": cfg.data.name, "classes": list(training.classes), "train": describe(cfg).settings}
+    facts: dict[str, Any] = {
+        "data": cfg.data.resolve().name,
+        "classes": list(training.classes),
+        "train": describe(cfg).settings,
+    }
     rows = fit(
         net,
         lambda epoch: device_training_loader(

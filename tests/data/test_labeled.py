@@ -562,6 +562,13 @@ def test_cifar10_with_classes(cifar):
         read(root, classes=[*CIFAR_CLASSES[:-1], "lorry"])
 
 
+def test_cifar10_of_a_size(cifar):
+    root, _ = cifar
+    assert read(root, size=(32, 32)).images.shape[2:] == (32, 32)
+    with pytest.raises(ValueError, match=r"CIFAR-10 of torchvision, whose pictures are 32 x 32; wanted 64 x 48"):
+        read(root, size=(48, 64))
+
+
 def test_cifar10_has_two_splits(cifar):
     with pytest.raises(FileNotFoundError, match=r"no split='val'; CIFAR-10 has train and test"):
         read(cifar[0], split="val")

@@ -43,6 +43,7 @@ SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".
 """Of files that are taken for pictures; those of `normalkit.images.FORMATS`."""
 
 _BATCHES = "cifar-10-batches-py"
+_CIFAR10_SIZE = (32, 32)
 _CIFAR10_SPLITS = ("train", "test")
 
 
@@ -176,6 +177,7 @@ def read_labeled_images(
     *,
     split: str = "train",
     classes: Sequence[str] | None = None,
+    size: tuple[int, int] | None = None,
     download: bool = False,
     progress: bool = True,
 ) -> LabeledImages:
@@ -196,6 +198,7 @@ def read_labeled_images(
         split: Which part of it.
         classes: The classes in the order that their labels are to have, such as a checkpoint's; the data must
             have exactly these. By default those of the data, in the order of their names.
+        size: Height and width that the pictures are to have, such as a network's; by default those of the first.
         download: Whether CIFAR-10 is to be put into the folder `root` where neither it nor `<split>/` is there. A
             `cifar-10-python.tar.gz` that already lies in the folder is unpacked, not fetched.
         progress: Whether to show a progress bar.
@@ -209,7 +212,7 @@ def read_labeled_images(
         OSError: A file may not be read, or the download failed.
         ValueError: The archive is broken, cut short, or none, or unpacks to far more than its size; a member's path
             leads out of the archive, or a link out of the folder; a class has no picture, or there is but one class; a
-            file is no picture, broken, too large, not RGB, or of another size than the first; or the classes are not
+            file is no picture, broken, too large, not RGB, or not of `size` or the first one's; or the classes are not
             `classes`. The message names the file.
 
     Examples:
@@ -232,9 +235,13 @@ def read_labeled_images(
             "download=True"
         )
     if not root.is_file() and not (root / split).is_dir() and (download or (root / _BATCHES).exists()):
+        if size not in (None, _CIFAR10_SIZE):
+            raise ValueError(
+                f"{root}: CIFAR-10 of torchvision, whose pictures are 32 x 32; wanted {size[1]} x {size[0]}"
+            )
         return _read_cifar10(root, split, wanted, download=download)
     pictures, total = (_archive(root, split, wanted), None) if root.is_file() else _tree(root, split, wanted)
-    return _decode_all(pictures, wanted, total=total, progress=progress)
+    return _decode_all(pictures, wanted, size=size, total=total, progress=progress)
 
 
 def _check_arguments(split: str, classes: Sequence[str] | None) -> tuple[str, ...] | None:
@@ -421,7 +428,12 @@ def _check_bytes(where: str, size: int) -> None:
 
 
 def _decode_all(
-    pictures: Iterable[_Picture], wanted: tuple[str, ...] | None, *, total: int | None, progress: bool
+    pictures: Iterable[_Picture],
+    wanted: tuple[str, ...] | None,
+    *,
+    size: tuple[int, int] | None,
+    total: int | None,
+    progress: bool,
 ) -> LabeledImages:
     from tqdm import tqdm
 
@@ -436,6 +448,8 @@ def _decode_all(
         ):
             array = _decode(data, where)
             first = first or where
+            if size is not None and array.shape[:2] != size:
+                raise ValueError(f"{where} is {_size(array)}; wanted {size[1]} x {size[0]}: resize the pictures")
             if pixels and array.shape != pixels[0].shape:
                 raise ValueError(
                     f"{where} is {_size(array)}, but {first} is {_size(pixels[0])}; wanted one size: resize them"

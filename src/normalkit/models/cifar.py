@@ -30,12 +30,15 @@ class Classifier(ImageModel, ABC):
         image_std: Standard deviation per RGB channel.
 
     Attributes:
+        SIZE: Height and width of an image, pixels.
         num_classes: The same.
 
     Raises:
         ValueError: `num_classes` is below 2, or the statistics are not those of three channels.
         TypeError: An argument is of another type.
     """
+
+    SIZE = (SIDE, SIDE)
 
     def __init__(
         self,
