@@ -797,6 +797,9 @@ def raiser(error):
     return work
 
 
+SAVED = "run/last is saved: go on from it with --resume, in a study by starting it again"
+
+
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
@@ -805,8 +808,8 @@ def raiser(error):
         (FloatingPointError("the loss became nan"), 1, "the loss became nan"),
         (OSError(), 1, "OSError"),
         (KeyboardInterrupt(), 130, "stopped"),
-        (Interrupted(signal.SIGINT, Path("run")), 130, "stopped by SIGINT; go on with --resume (run/last is saved)"),
-        (Interrupted(signal.SIGTERM, Path("run")), 143, "stopped by SIGTERM; go on with --resume (run/last is saved)"),
+        (Interrupted(signal.SIGINT, Path("run")), 130, f"stopped by SIGINT; {SAVED}"),
+        (Interrupted(signal.SIGTERM, Path("run")), 143, f"stopped by SIGTERM; {SAVED}"),
     ],
 )
 def test_scripts_end_with_a_line_and_a_code(monkeypatch, capsys, error, code, line):

@@ -166,10 +166,13 @@ def test_train_starts_from_the_network_in_the_package():
         (["--encoder", "no_such"], "no_such"),
         (["--start-from", "rooms"], "is made already; leave away --encoder, --pretrained, --decoder-channels"),
         (["--arch", "FPN"], "net='unet' has no arch; leave away --arch"),
-        (["--net", "bilinear", "--skips", "2", "3"], "net='bilinear' has no skips; leave away --skips"),
+        (
+            ["--net", "bilinear", "--skips", "2", "3"],
+            "net='bilinear' has no skips, decoder_channels; leave away --skips, --decoder-channels",
+        ),
         (
             ["--net", "smp", "--output-stride", "8", "--upsample", "nearest"],
-            "net='smp' has no upsample, output_stride; leave away --upsample, --output-stride",
+            "net='smp' has no upsample, decoder_channels, output_stride; leave away --upsample, --deco",
         ),
         (["--out", "{run}"], "{run} holds a run; resume it (--resume) or choose another folder"),
         (["--out", "{run}", "--resume", "--alpha", "7"], "has metadata.train.alpha=1.0, this one 7.0"),
@@ -449,9 +452,39 @@ def test_visualize_spreads_many_photos_over_pages(trained, recording, tmp_path):
     for number in range(9):
         frame.save(photos / f"{number}.jpg")
     assert run("visualize", "--checkpoint", trained / "best", "--out", out, "--photos", photos) == 0
-    assert names(out) == ["photos-1.pdf", "photos-1.png", "photos-2.pdf", "photos-2.png"]
+    assert names(out) == ["photos-1.pdf", "photos-1.png", "photos-2.pdf", "photos-2.png", "photos.md"]
     first, second = (Image.open(out / f"photos-{number}.png").height for number in (1, 2))
     assert first > 3 * second
+
+
+def test_visualize_finishes_with_a_page_of_all_photos(trained, recording, tmp_path, capsys):
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    (frame, *_) = (recording / "val").glob("*.color.jpg")
+    for number in range(9):
+        shutil.copy(frame, photos / f"{number}.jpg")
+    words = ("--checkpoint", trained / "best", "--out", out, "--photos", photos)
+    assert run("visualize", *words) == 0
+    page = (out / "photos.md").read_text()
+    assert re.findall(r"\]\((\S+)\)", page) == ["photos-1.png", "photos-2.png"]
+    # Fewer photos: nothing is left of the others.
+    for number in range(2, 9):
+        (photos / f"{number}.jpg").unlink()
+    assert run("visualize", *words) == 0
+    assert names(out) == ["photos.md", "photos.pdf", "photos.png"]
+    # One that cannot be drawn is said each time, and a page that lacks it would say that all is well.
+    (photos / "1.jpg").write_text("not a picture")
+    assert run("visualize", *words) == 1
+    assert names(out) == ["photos.pdf", "photos.png"]
+
+
+def test_visualize_keeps_photos_that_lie_among_its_own(trained, recording, tmp_path):
+    (frame, *_) = (recording / "val").glob("*.color.jpg")
+    photo = tmp_path / "photos-1.png"
+    Image.open(frame).save(photo)
+    before = photo.read_bytes()
+    assert run("visualize", "--checkpoint", trained / "best", "--out", tmp_path, "--photos", photo) == 0
+    assert photo.read_bytes() == before
 
 
 def test_visualize_draws_a_page_before_it_reads_the_next(tmp_path, monkeypatch):
@@ -556,6 +589,20 @@ def test_a_study_of_another_optimizer_keeps_the_other_settings(study, tmp_path):
     assert (facts["train"]["alpha"], facts["train"]["beta"]) == (2, 2)
     wanted = {"optimizer": "sgd", "lr": 1e-3, "momentum": 0.9, "clip": 0, "epochs": 1}
     assert {name: facts["settings"][name] for name in wanted} == wanted
+
+
+def test_a_decoders_widths_are_no_options_of_networks_without_one(study, trained, tmp_path):
+    """A run of theirs is the same whatever the others' decoder is like."""
+    with loaded_example(EXAMPLES / "train.py") as train:
+        for net in ("bilinear", "smp"):
+            config = train.Config(Path(), net=net, encoder="test_resnet", pretrained=False, decoder_channels=(8,) * 5)
+            with pytest.raises(ValueError, match=f"net='{net}' has no decoder_channels; leave away --decoder-channels"):
+                train.make_model(config)
+    members = ("--variants", "bilinear head", "U-Net, bilinear")
+    for width in ("8", "4"):
+        assert study("upsampling", *members, "--decoder-channels", *[width] * 5) == 0
+    rows = rows_of(tmp_path / "results" / "upsampling-test_resnet.csv")
+    assert [row["variant"] for row in rows] == ["bilinear head", "U-Net, bilinear", "U-Net, bilinear"]
 
 
 def test_a_study_of_costs(study, tmp_path):

@@ -1,5 +1,6 @@
 """Studies: what is run, skipped and kept is counted; the statistics against numpy, the files against csv and json."""
 
+import contextlib
 import csv
 import json
 import math
@@ -93,7 +94,10 @@ def test_a_second_start_runs_what_is_new_and_leaves_the_file_alone_if_nothing_is
         ({"epochs": 2, "width": 16}, 0),
         ({"epochs": 3, "width": 16}, 1),
         ({"epochs": 2, "width": 16, "more": None}, 1),
-        ({"width": 16, "epochs": 2.0}, 1),
+        # As a command line gives what is a whole number by default.
+        ({"width": 16, "epochs": 2.0}, 0),
+        ({"width": 16, "epochs": 2.5}, 1),
+        ({"width": 16, "epochs": True}, 1),
     ],
 )
 def test_a_finished_run_counts_only_with_the_same_settings(tmp_path, settings, runs):
@@ -110,7 +114,7 @@ def test_a_finished_run_counts_only_with_the_same_settings(tmp_path, settings, r
     ("settings", "said"),
     [
         ({"epochs": 3, "width": 16, "net": {"head": "flatten", "norm": None}}, "net.head"),
-        ({"epochs": 3, "width": 16.0, "net": {"head": "pool"}}, "net.norm, width"),
+        ({"epochs": 3, "width": 16.0, "net": {"head": "pool"}}, "net.norm"),
         ({"epochs": 2, "width": 4, "more": True}, "epochs, more, net.head, net.norm, width"),
     ],
 )
@@ -199,6 +203,30 @@ def test_a_stopped_study_keeps_its_finished_runs(tmp_path, error):
     again = Runs()
     run_study([WIDE, NARROW], again, seeds=[0, 1], table=table)
     assert again.calls == [("wide", 1), ("narrow, thin", 1)]
+
+
+def test_a_report_is_made_after_each_run_and_of_a_finished_study(tmp_path):
+    reports, table = [], tmp_path / "widths.csv"
+
+    def study(run, seeds=(0,)):
+        reports.clear()
+        with contextlib.suppress(KeyboardInterrupt):
+            run_study(
+                [WIDE, NARROW],
+                run,
+                seeds=seeds,
+                table=table,
+                report=lambda rows: reports.append([(row.variant, row.seed) for row in rows]),
+            )
+        return reports
+
+    wide, narrow = ("wide", 0), ("narrow, thin", 0)
+    assert study(Runs({wide: ValueError("too wide"), narrow: ValueError("too narrow")})) == []
+    assert study(Runs({narrow: KeyboardInterrupt()})) == [[wide]]
+    assert study(Runs({narrow: ValueError("too narrow")})) == [[wide]]
+    assert study(Runs()) == [[wide, narrow]]
+    assert study(Runs()) == [[wide, narrow]]
+    assert study(Runs(), (0, 1)) == [[wide, narrow, ("wide", 1)], [wide, narrow, ("wide", 1), ("narrow, thin", 1)]]
 
 
 def test_rows_of_other_figures_stand_in_one_table(tmp_path):

@@ -17,7 +17,7 @@ from train import Config as Training
 from train import describe, read_data, train
 
 from normalkit.cli import run_script
-from normalkit.study import Variant, is_finished, read_study, run_study, write_report
+from normalkit.study import StudyRow, Variant, is_finished, run_study, write_report
 
 # The report's names and validation figures; its table counts one layer fewer than its names for the last two.
 VARIANTS: dict[str, tuple[dict[str, Any], float | None]] = {
@@ -39,7 +39,7 @@ class Config:
     data: Path
     """A tar file or folder of train/CLASS/IMAGE, or the folder of torchvision's CIFAR-10."""
     table: Path = Path("docs/results/cifar10-ablation.csv")
-    """The rows of finished runs."""
+    """The rows of finished runs. The report beside it is of one recipe: give another name for another."""
     runs: Path = Path("runs/cifar10-ablation")
     """Folder of the runs' checkpoints and logs."""
     recipe: Literal["modern", "report"] = "modern"
@@ -87,11 +87,12 @@ def main(cfg: Config) -> int:
     def run(variant: Variant, seed: int) -> dict[str, float]:
         return train(configs[variant.name], seed, *data, cfg.runs / variant.folder(seed))
 
-    _, failures = run_study(chosen, run, seeds=cfg.seeds, table=cfg.table)
-    if cfg.table.exists():
-        rows = read_study(cfg.table)
+    def report(rows: list[StudyRow]) -> None:
         figures = {"accuracy": "validation (%)", "accuracy_flip": "with mirroring (%)"}
         write_report(cfg.table, rows, variants, figures=figures, title="Improved net: Table 2")
+
+    rows, failures = run_study(chosen, run, seeds=cfg.seeds, table=cfg.table, report=report)
+    if rows:
         print(cfg.table.with_suffix(".md").read_text())
     return 1 if failures else 0
 

@@ -1,7 +1,7 @@
 r"""The report's studies of the surface-normal networks: loss weights, skips, ways of up-sampling; over seeds.
 
 python examples/surface_normals/ablate.py --data ../shared/data/red_kitchen --study skips --pretrained offline \
-    --seeds 0 1 2
+    --seeds 0 1 2 --settings.precision no
 
 Each finished run is a row of the study's CSV table, which may be committed: started again, the study skips those,
 and goes on with the run that was stopped. A Markdown table and a figure stand beside it. The figures are those of
@@ -19,12 +19,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from train import LACKING, describe, read_frames, score, train
 from train import Config as Training
-from train import describe, read_frames, score, train
 
 from normalkit.cli import run_script
 from normalkit.models.checkpoint import read_config
-from normalkit.study import Variant, is_finished, read_study, run_study, write_report
+from normalkit.study import StudyRow, Variant, is_finished, read_study, run_study, write_report
 from normalkit.training import TrainingSettings, is_main_process
 
 FIGURES = ("mean", "median", "11.25", "22.5", "30")
@@ -47,6 +47,7 @@ STUDIES: dict[str, dict[str, tuple[dict[str, Any], tuple[float, ...]]]] = {
         "SGD, (1, 1)": ({**U_NET, **SGD, "alpha": 1.0, "beta": 1.0}, (42.5, 38.6, 15.1, 31.3, 40.5)),
         "SGD, (2, 2)": ({**U_NET, **SGD, "alpha": 2.0, "beta": 2.0}, (40.0, 36.1, 14.8, 32.1, 42.3)),
         "SGD, (5, 5)": ({**U_NET, **SGD}, (38.0, 34.4, 17.4, 34.9, 44.8)),
+        "SGD, (1, 1), bilinear head": ({"net": "bilinear", **SGD, "alpha": 1.0, "beta": 1.0}, ()),
     },
     "skips": {
         "all four": (U_NET, (38.0, 34.4, 17.4, 34.9, 44.8)),
@@ -80,7 +81,7 @@ class Config:
     pretrained: bool | str = True
     """The encoder's weights: True (downloaded), False, offline (from an installed package), or a file."""
     results: Path = Path("docs/results/surface-normals")
-    """Folder of the tables."""
+    """Folder of the tables. The report beside one is of one set of options: give another folder for another."""
     runs: Path = Path("runs/surface_normals-ablation")
     """Folder of the runs' checkpoints and logs."""
     seeds: tuple[int, ...] = (0,)
@@ -146,22 +147,26 @@ def main(cfg: Config) -> int:
             "seconds": seconds,
         }
 
-    _, failures = run_study(chosen, run, seeds=cfg.seeds, table=table)
-    if table.exists() and is_main_process():
+    def report(rows: list[StudyRow]) -> None:
         headings = {name: name if name in ("mean", "median") else f"< {name}" for name in FIGURES}
         if cfg.study == "upsampling":
             headings |= {"parameters": "parameters (M)", "milliseconds": "ms an image", "megabytes": "MB a step"}
         lower = [name for name in headings if not name[0].isdigit()]
         title = f"{cfg.study}, {cfg.encoder}"
-        write_report(table, read_study(table), variants, figures=headings, lower=lower, digits=1, title=title)
+        if is_main_process():
+            write_report(table, rows, variants, figures=headings, lower=lower, digits=1, title=title)
+
+    rows, failures = run_study(chosen, run, seeds=cfg.seeds, table=table, report=report)
+    if rows and is_main_process():
         print(table.with_suffix(".md").read_text())
     return 1 if failures else 0
 
 
 def changed(base: Training, options: dict[str, Any]) -> Training:
-    """A variant's configuration; of `settings` it has those alone that it changes."""
+    """A variant's configuration; of `settings` it has those alone that it changes, and no options its network lacks."""
+    lacking = {name: getattr(Training, name) for name in LACKING[options.get("net", Training.net)]}
     settings = dataclasses.replace(base.settings, **options.get("settings", {}))
-    return dataclasses.replace(base, **{**options, "settings": settings})
+    return dataclasses.replace(base, **{**lacking, **options, "settings": settings})
 
 
 def find_run(variant: Variant, seed: int, tables: list[Path]) -> dict[str, float] | None:

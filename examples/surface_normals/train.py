@@ -93,7 +93,11 @@ class Config:
 NETWORK = ("net", "arch", "encoder", "pretrained", "upsample", "skips", "decoder_channels", "output_stride")
 """Options of a new network."""
 
-LACKING = {"unet": ("arch",), "bilinear": ("arch", "upsample", "skips"), "smp": ("upsample", "skips", "output_stride")}
+LACKING = {
+    "unet": ("arch",),
+    "bilinear": ("arch", "upsample", "skips", "decoder_channels"),
+    "smp": ("upsample", "skips", "decoder_channels", "output_stride"),
+}
 """Those that each kind of network does not have."""
 
 

@@ -4,9 +4,9 @@ python examples/surface_normals/visualize.py --checkpoint runs/surface_normals/b
     --photos my_photos/ --data ../shared/data/red_kitchen/val
 
 `photos.pdf` and `photos.png` have each photo beside its normals, on several pages (`photos-1.pdf`) where they are
-many; `frames.pdf` and `frames.png` some frames with truth, prediction and error. `report.md` has the network's
-settings, its training curves, its figures over all frames and by what surfaces face, and its best and worst frames;
-`errors.csv` has a line for each frame.
+many, and `photos.md` shows them all; `frames.pdf` and `frames.png` some frames with truth, prediction and error.
+`report.md` has the network's settings, its training curves, its figures over all frames and by what surfaces face, and
+its best and worst frames; `errors.csv` has a line for each frame.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import csv
 import itertools
 import math
+import re
 import statistics
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -82,8 +83,16 @@ def main(cfg: Config) -> int:
 
 
 def draw_photos(cfg: Config, model: NormalEstimator, photos: Sequence[Path]) -> list[str]:
-    """Figures of all photos; those that do not decode are left out, and their errors returned."""
+    """Figures of all photos, and a page of them; those that do not decode are left out, and their errors returned.
+
+    The page is written when all have been drawn, and none was left out.
+    """
     failures: list[str] = []
+    pages: list[str] = []
+    for path in cfg.out.glob("photos*"):
+        # Of another set of photos, it would stand among the new ones.
+        if re.fullmatch(r"photos(-\d+)?\.(png|pdf|md)", path.name) and not any(path.samefile(one) for one in photos):
+            path.unlink()
 
     def answered() -> Iterator[tuple[Tensor, Tensor, str]]:
         for photo in photos:
@@ -103,6 +112,10 @@ def draw_photos(cfg: Config, model: NormalEstimator, photos: Sequence[Path]) -> 
         name = "photos" if len(photos) <= PAGE else f"photos-{number:0{digits}}"
         images, normals, names = zip(*page, strict=True)
         save(cfg, name, comparison_grid(images, normals, names=names))
+        pages.append(f"![Photos beside their normals]({name}.png)")
+    if not failures:
+        with atomic_file(cfg.out / "photos.md") as path:
+            path.write_text("\n\n".join(["# Photos and their normals", *pages]) + "\n", encoding="utf-8")
     return failures
 
 

@@ -132,6 +132,7 @@ def run_study(
     *,
     seeds: Sequence[int],
     table: str | Path,
+    report: Callable[[list[StudyRow]], object] | None = None,
 ) -> tuple[list[StudyRow], list[str]]:
     """Do the runs of a study that its table does not hold yet.
 
@@ -146,6 +147,7 @@ def run_study(
         seeds: At least one, none twice.
         table: The CSV file; it and its folder are made if missing. Rows of other variants, settings and seeds in it
             are kept.
+        report: Is given all rows of the table after each run; once if none ended and some were finished earlier.
 
     Returns:
         The finished rows of these variants and seeds, in the order of running; and a line for each run that failed,
@@ -172,7 +174,7 @@ def run_study(
     _check_grid(variants, seeds)
     table, grid = Path(table), list(itertools.product(seeds, variants))
     keys = [_key(variant.name, variant.settings, seed) for seed, variant in grid]
-    finished = _finished(table)
+    finished, reported = _finished(table), False
     if any(key not in finished for key in keys):
         check_writable(table.parent)
         if table.exists():
@@ -198,6 +200,11 @@ def run_study(
         finished = _finished(table)
         finished.setdefault(key, row)
         _write(table, finished.values())
+        if report is not None:
+            report(list(finished.values()))
+            reported = True
+    if report is not None and not reported and any(key in finished for key in keys):
+        report(list(finished.values()))
     if failures:
         head = f"{len(failures)} of {len(grid)} runs failed; the others are kept in {table}, and skipped next time:"
         print(head, *failures, sep="\n  ", file=sys.stderr, flush=True)
@@ -432,7 +439,16 @@ def _reason(error: Exception) -> str:
 
 
 def _canonical(settings: Mapping[str, Any]) -> str:
-    return json.dumps({**settings}, sort_keys=True, allow_nan=False)
+    return json.dumps(_whole({**settings}), sort_keys=True, allow_nan=False)
+
+
+def _whole(value: Any) -> Any:
+    """Whole numbers as integers, so that 5.0 on a command line is the 5 of a default."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, Mapping):
+        return {key: _whole(one) for key, one in value.items()}
+    return [_whole(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def _key(name: str, settings: Mapping[str, Any], seed: int) -> _Key:

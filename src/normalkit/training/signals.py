@@ -22,7 +22,10 @@ class Interrupted(RuntimeError):
     """
 
     def __init__(self, signum: int, folder: Path) -> None:
-        super().__init__(f"stopped by {signal.Signals(signum).name}; go on with --resume ({folder / 'last'} is saved)")
+        super().__init__(
+            f"stopped by {signal.Signals(signum).name}; {folder / 'last'} is saved: go on from it with --resume, in a "
+            "study by starting it again"
+        )
         self.exit_code = 128 + signum
 
 
