@@ -18,7 +18,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -31,6 +31,9 @@ EXAMPLES = Path(__file__).resolve().parent
 
 STOPPED = (130, 143)
 """Exit codes of a script that Ctrl-C or SIGTERM ended."""
+
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+"""What asks a program to stop."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +100,15 @@ class Step:
         found = self.found()
         if not self.sources or any(not any(path.match(result.name) for path in found) for result in self.results):
             return False
-        newest = max(path.stat().st_mtime_ns for path in self.sources)
+        newest = max(changed for path in self.sources for changed in times(path))
         return all(path.stat().st_mtime_ns >= newest for path in found)
+
+
+def times(path: Path) -> Iterator[int]:
+    """When a file, or anything in a folder, was changed."""
+    yield path.stat().st_mtime_ns
+    if path.is_dir():
+        yield from (one.stat().st_mtime_ns for one in path.rglob("*"))
 
 
 def main(cfg: Config) -> int:
@@ -150,6 +160,8 @@ def plan(cfg: Config) -> list[Step]:
         if getattr(cfg, name) and not getattr(cfg, needed):
             option = name.replace("_", "-")
             raise ValueError(f"--{option} without --{needed}: there would be no network to show it to; give both")
+    if not cfg.seeds:
+        raise ValueError("--seeds is empty: give at least one number, or leave it away")
     steps = [*cifar10_steps(cfg), *normals_steps(cfg)]
     if not steps:
         raise ValueError("nothing to do: give --cifar10, --frames or both")
@@ -180,7 +192,7 @@ def cifar10_steps(cfg: Config) -> list[Step]:
         )
 
     table = folder / "ablation.csv"
-    length = ("--epochs", cfg.epochs) if cfg.epochs and not cfg.quick else ()
+    length = ("--epochs", cfg.epochs) if cfg.epochs is not None and not cfg.quick else ()
     steps = [
         training("base", "--net", "base"),
         training("base-plain", "--net", "base", "--recipe", "report"),
@@ -241,7 +253,7 @@ def picture_steps(cfg: Config, folder: Path, checkpoint: Path) -> list[Step]:
     if cfg.photos:
         out = folder / "photos"
         words = ("--photos", *cfg.photos, "--out", out)
-        steps.append(step("photos", "visualize", cfg.photos, (out / "photos*.png",), *words))
+        steps.append(step("photos", "visualize", cfg.photos, (out / "photos*.png", out / "photos.md"), *words))
     if cfg.frames_test is not None:
         out = folder / "test.json"
         words = ("--data", cfg.frames_test, "--out", out, "--predictions", folder / "test")
@@ -252,7 +264,7 @@ def picture_steps(cfg: Config, folder: Path, checkpoint: Path) -> list[Step]:
 
 def study_steps(cfg: Config, folder: Path, words: tuple[object, ...], encoder: tuple[str, bool | str]) -> list[Step]:
     """The ablations: of the pretrained encoder, and of the report's from scratch, for which one seed must do."""
-    length = ("--settings.epochs", cfg.epochs) if cfg.epochs and not cfg.quick else ()
+    length = ("--settings.epochs", cfg.epochs) if cfg.epochs is not None and not cfg.quick else ()
     few = {
         "loss-weights": ["(1, 1)", "(5, 5)"],
         "loss-scale": ["SGD, (1, 1)"],
@@ -287,9 +299,10 @@ def run(command: list[str]) -> int:
     def pass_on(signum: int, frame: FrameType | None) -> None:
         if process is None:
             raise KeyboardInterrupt
-        process.send_signal(signum)
+        # A closed terminal asks to stop as well; scripts know two ways of asking.
+        process.send_signal(signal.SIGINT if signum == signal.SIGINT else signal.SIGTERM)
 
-    previous = {signum: signal.signal(signum, pass_on) for signum in (signal.SIGINT, signal.SIGTERM)}
+    previous = {signum: signal.signal(signum, pass_on) for signum in SIGNALS}
     try:
         process = subprocess.Popen(command, process_group=0 if os.name == "posix" else None)
         code = process.wait()
@@ -322,7 +335,7 @@ def show(path: Path, root: Path) -> str:
         return f"![{path.stem}]({place})"
     if path.suffix == ".json":
         figures = json.loads(path.read_text(encoding="utf-8"))
-        numbers = [f"{name} {value:.4f}" for name, value in figures.items() if isinstance(value, int | float)]
+        numbers = [f"{name} {value:.4f}" for name, value in figures.items() if isinstance(value, float)]
         return f"[{path.name}]({place}): {', '.join(numbers)}"
     if path.suffix == ".csv":
         rows = read_study(path)

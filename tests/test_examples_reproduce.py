@@ -77,7 +77,7 @@ class Scripts:
             if result.suffix == ".csv":
                 run_study([Variant("base net", {})], accuracies, seeds=[0, 1], table=result)
             else:
-                texts = {".md": f"| {step.name} |\n", ".json": '{"mean": 21.5, "by_class": {}}'}
+                texts = {".md": f"| {step.name} |\n", ".json": '{"mean": 21.5, "flip": false, "by_class": {}}'}
                 result.write_text(texts.get(result.suffix, "a picture"))
         if "--resume" in command:
             out = Path(command[command.index("--out") + 1])
@@ -124,6 +124,15 @@ def test_the_words_are_those_that_the_scripts_know(reproduce, config, quick):
         assert studies == set(itertools.product(script.STUDIES, encoders))
 
 
+def test_no_epochs_are_not_the_scripts_own(reproduce, config):
+    """They refuse them."""
+    for step in reproduce.plan(config(epochs=0)):
+        if step.script.endswith("ablate.py"):
+            assert [str(step.words[i + 1]) for i, word in enumerate(step.words) if str(word).endswith("epochs")] == [
+                "0"
+            ]
+
+
 def test_all_results_stand_on_one_page(reproduce, config, scripts, tmp_path, capsys):
     cfg = config()
     ran = scripts(cfg)
@@ -159,6 +168,32 @@ def test_started_again_it_asks_the_scripts_that_train_and_makes_nothing_else_ane
     ran.codes["normals-train"] = 0
     assert reproduce.main(cfg) == 0
     assert derived <= set(ran.calls)
+
+
+def test_results_are_made_anew_when_anything_in_the_data_is_newer(reproduce, config, scripts, data):
+    cfg = config()
+    scripts(cfg)
+    reproduce.main(cfg)
+    later = time.time() + 10
+    (photo, *_) = (data / "photos").iterdir()
+    os.utime(photo, (later, later))
+    try:
+        # The folders themselves are as old as before.
+        ran = scripts(cfg)
+        assert reproduce.main(cfg) == 0
+        assert [name for name in ran.calls if name in ("normals-report", "normals-photos")] == ["normals-photos"]
+    finally:
+        os.utime(photo)
+
+
+def test_photos_of_which_a_page_is_missing_are_drawn_again(reproduce, config, scripts):
+    cfg = config()
+    scripts(cfg)
+    reproduce.main(cfg)
+    (cfg.out / "surface_normals" / "photos" / "photos.md").unlink()
+    ran = scripts(cfg)
+    assert reproduce.main(cfg) == 0
+    assert "normals-photos" in ran.calls
 
 
 def test_a_step_that_fails_leaves_the_others_alone(reproduce, config, scripts, capsys):
@@ -223,6 +258,7 @@ def test_the_page_keeps_the_results_of_steps_that_are_not_run(reproduce, config,
         (["--cifar10", "{data}/squares", "--frames-test", "{data}/kitchen/test"], "--frames-test without --frames: "),
         (["--frames", "{data}/kitchen", "--cifar10-test", "{data}/squares"], "--cifar10-test without --cifar10: "),
         (["--cifar10", "{data}/squares", "--only", "normals-train"], "--only: no normals-train; wanted some of cifar1"),
+        (["--cifar10", "{data}/squares", "--seeds"], "--seeds is empty: give at least one number"),
         (["--cifar10", "{data}/squares", "--out", "{data}/squares/train/red/0.png"], "cannot write {data}/squares"),
     ],
 )
@@ -256,8 +292,11 @@ def test_exit_codes_are_the_scripts(reproduce):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows has no such signals")
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_signals_reach_the_script_once(reproduce, tmp_path, signum):
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_signals_reach_the_script_once(reproduce, tmp_path, name):
+    """As one of the two that scripts save their run for; a closed terminal sends the third."""
+    sent = getattr(signal, name)
+    signum = signal.SIGINT if name == "SIGINT" else signal.SIGTERM
     ready, caught = tmp_path / "ready", tmp_path / "caught"
     script = f"""
 import pathlib, signal, time
@@ -277,7 +316,7 @@ raise SystemExit({128 + signum})
         deadline = time.monotonic() + 60
         while not ready.exists() and time.monotonic() < deadline:
             time.sleep(0.01)
-        os.kill(os.getpid(), signum)
+        os.kill(os.getpid(), sent)
 
     thread = threading.Thread(target=stop)
     thread.start()
