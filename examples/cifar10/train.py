@@ -188,11 +188,8 @@ def train(cfg: Config, seed: int, training: LabeledImages, validation: LabeledIm
     recipe = recipe_of(cfg)
     torch.manual_seed(seed)
     net = make_net(cfg, len(training.classes))
-    facts: dict[str, Any] = {
-        "data": cfg.data.resolve().name,
-        "classes": list(training.classes),
-        "train": describe(cfg).settings,
-    }
+    settings = describe(cfg).settings
+    facts = {"data": settings["data"], "classes": list(training.classes), "train": settings}
     rows = fit(
         net,
         lambda epoch: device_training_loader(
