@@ -26,14 +26,12 @@ from types import FrameType
 from normalkit.cli import run_script
 from normalkit.files import atomic_file, check_writable
 from normalkit.study import Variant, read_study, study_markdown
+from normalkit.training import STOP_SIGNALS
 
 EXAMPLES = Path(__file__).resolve().parent
 
-STOPPED = (130, 143)
-"""Exit codes of a script that Ctrl-C or SIGTERM ended."""
-
-SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-"""What asks a program to stop."""
+STOPPED = tuple(128 + signum for signum in STOP_SIGNALS)
+"""Exit codes of a script that was asked to stop."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +106,8 @@ def times(path: Path) -> Iterator[int]:
     """When a file, or anything in a folder, was changed."""
     yield path.stat().st_mtime_ns
     if path.is_dir():
-        yield from (one.stat().st_mtime_ns for one in path.rglob("*"))
+        # A link to nothing has a time of its own.
+        yield from (one.stat(follow_symlinks=one.exists()).st_mtime_ns for one in path.rglob("*"))
 
 
 def main(cfg: Config) -> int:
@@ -299,10 +298,11 @@ def run(command: list[str]) -> int:
     def pass_on(signum: int, frame: FrameType | None) -> None:
         if process is None:
             raise KeyboardInterrupt
-        # A closed terminal asks to stop as well; scripts know two ways of asking.
-        process.send_signal(signal.SIGINT if signum == signal.SIGINT else signal.SIGTERM)
+        process.send_signal(signum)
 
-    previous = {signum: signal.signal(signum, pass_on) for signum in SIGNALS}
+    # One that is ignored, as under nohup, is ignored on purpose.
+    heard = [signum for signum in STOP_SIGNALS if signal.getsignal(signum) is not signal.SIG_IGN]
+    previous = {signum: signal.signal(signum, pass_on) for signum in heard}
     try:
         process = subprocess.Popen(command, process_group=0 if os.name == "posix" else None)
         code = process.wait()

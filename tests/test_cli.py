@@ -810,6 +810,7 @@ SAVED = "run/last is saved: go on from it with --resume, in a study by starting 
         (KeyboardInterrupt(), 130, "stopped"),
         (Interrupted(signal.SIGINT, Path("run")), 130, f"stopped by SIGINT; {SAVED}"),
         (Interrupted(signal.SIGTERM, Path("run")), 143, f"stopped by SIGTERM; {SAVED}"),
+        (Interrupted(signal.SIGHUP, Path("run")), 129, f"stopped by SIGHUP; {SAVED}"),
     ],
 )
 def test_scripts_end_with_a_line_and_a_code(monkeypatch, capsys, error, code, line):

@@ -294,9 +294,7 @@ def test_exit_codes_are_the_scripts(reproduce):
 @pytest.mark.skipif(os.name != "posix", reason="Windows has no such signals")
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_signals_reach_the_script_once(reproduce, tmp_path, name):
-    """As one of the two that scripts save their run for; a closed terminal sends the third."""
-    sent = getattr(signal, name)
-    signum = signal.SIGINT if name == "SIGINT" else signal.SIGTERM
+    signum = getattr(signal, name)
     ready, caught = tmp_path / "ready", tmp_path / "caught"
     script = f"""
 import pathlib, signal, time
@@ -316,7 +314,7 @@ raise SystemExit({128 + signum})
         deadline = time.monotonic() + 60
         while not ready.exists() and time.monotonic() < deadline:
             time.sleep(0.01)
-        os.kill(os.getpid(), sent)
+        os.kill(os.getpid(), signum)
 
     thread = threading.Thread(target=stop)
     thread.start()

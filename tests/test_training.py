@@ -7,6 +7,7 @@ import json
 import math
 import multiprocessing
 import os
+import pty
 import random
 import resource
 import signal
@@ -33,6 +34,7 @@ from normalkit.models import BaseNet, checkpoint
 from normalkit.models.base import NormalEstimator
 from normalkit.models.checkpoint import load_model, read_config
 from normalkit.training import (
+    STOP_SIGNALS,
     Interrupted,
     TrainingSettings,
     evaluate,
@@ -116,11 +118,13 @@ def _known_model(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def _ctrl_c():
-    """A shell lets jobs in the background ignore it, and these tests may be one."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+def _signals():
+    """A shell lets jobs in the background ignore Ctrl-C, and nohup SIGHUP, and these tests may be such a job."""
+    wanted = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    before = {signum: signal.signal(signum, handler) for signum, handler in wanted.items()}
     yield
-    signal.signal(signal.SIGINT, before)
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
 
 
 def new_model():
@@ -443,10 +447,10 @@ def test_validation_without_an_average_is_in_full_precision(tmp_path):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_run_stopped_at_every_step_ends_as_one_that_was_not(tmp_path, whole_run, workers):
-    """Mid-epoch, at an epoch's end, before the first one ended: by Ctrl-C and SIGTERM in turn."""
+    """Mid-epoch, at an epoch's end, before the first one ended: by each signal in turn."""
     stops, codes = 0, []
     for _ in range(20):
-        signum = (signal.SIGINT, signal.SIGTERM)[stops % 2]
+        signum = STOP_SIGNALS[stops % 3]
         try:
             run(tmp_path, workers=workers, resume=True, loss=when(1, send(signum), plain_loss))
             break
@@ -456,7 +460,7 @@ def test_a_run_stopped_at_every_step_ends_as_one_that_was_not(tmp_path, whole_ru
             assert load_model(tmp_path / "last")
             assert (tmp_path / "best").exists() == (stops > STEPS)
             assert json.loads((tmp_path / "config.json").read_text())["settings"]["seed"] == SETTINGS.seed
-    assert codes == [130, 143] * (SETTINGS.epochs * STEPS // 2)
+    assert codes == list(itertools.islice(itertools.cycle([130, 143, 129]), SETTINGS.epochs * STEPS))
     assert differing(tmp_path, whole_run(workers)) == []
 
 
@@ -531,15 +535,16 @@ def test_a_run_in_another_thread_leaves_signals_alone(tmp_path):
     assert len(rows) == SETTINGS.epochs
 
 
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_signals_to_the_whole_group_stop_the_run_alone(tmp_path, workers):
+def test_signals_to_the_whole_group_stop_the_run_alone(tmp_path, workers, signum):
     """As a terminal or a scheduler sends them: loader workers must not die of them and take the run down."""
 
     def signal_the_group():
         group = os.getpgrp()
         if os.fork() == 0:
             os.setpgrp()
-            os.killpg(group, signal.SIGTERM)
+            os.killpg(group, signum)
             os._exit(0)
         os.wait()
         time.sleep(0.2)
@@ -553,11 +558,46 @@ def test_signals_to_the_whole_group_stop_the_run_alone(tmp_path, workers):
     assert state_of(tmp_path)["step"] == 2
 
 
+def test_a_run_whose_terminal_is_closed_is_saved(tmp_path):
+    """The terminal's end is told by a signal, and by errors of all that is printed to it."""
+
+    def written(text):
+        try:
+            return os.write(1, text.encode())
+        except OSError:
+            return 0
+
+    def await_the_end():
+        written("second step")
+        deadline = time.monotonic() + 60
+        while written("."):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    child, terminal = pty.fork()
+    if child == 0:
+        torch.set_num_threads(1)
+        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+        code = 1
+        try:
+            run(tmp_path, loss=when(2, await_the_end, plain_loss))
+        except Interrupted as stop:
+            code = stop.exit_code
+        finally:
+            os._exit(code)
+    shown = b""
+    while b"second step" not in shown:
+        shown += os.read(terminal, 1024)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 129
+    assert state_of(tmp_path)["step"] == 2
+
+
 def test_a_worker_ends_when_its_parent_says_and_for_no_one_else():
     batches = iter(evaluation_loader(range(9), batch_size=1, workers=1))
     next(batches)
     (worker,) = multiprocessing.active_children()
-    assert exit_status(lambda: [os.kill(worker.pid, signum) for signum in (signal.SIGTERM, signal.SIGINT)]) == 0
+    assert exit_status(lambda: [os.kill(worker.pid, signum) for signum in STOP_SIGNALS]) == 0
     assert [int(next(batches)) for _ in range(3)] == [1, 2, 3]
     worker.terminate()
     worker.join(20)

@@ -459,7 +459,7 @@ def run_script(main: Callable[[Config], int | None], config: type[Config]) -> No
     """Read a script's command line, run it, and exit as `normalkit` does.
 
     Bad input is one line on stderr and exit code 1. A run that was interrupted exits with 128 plus the signal's
-    number, as shells have it: 130 for Ctrl-C, 143 for SIGTERM.
+    number, as shells have it: 130 for Ctrl-C, 143 for SIGTERM, 129 for a closed terminal.
 
     Args:
         main: Takes the configuration; what it returns is the exit code, None for 0.

@@ -159,8 +159,10 @@ def collate(samples: list[Any]) -> Any:
 
 
 def leave_signals(worker: int) -> None:
-    """Leave Ctrl-C and SIGTERM, which a terminal or a scheduler sends to all processes, to the main one."""
+    """Leave the signals that a terminal or a scheduler sends to all processes to the main one."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "SIGHUP"):  # Not on Windows.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # Not on macOS and Windows.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_end_when_parent_says, daemon=True).start()

@@ -86,10 +86,10 @@ def fit(
     Under `accelerate launch` every process calls this with its own share of the batches (`training_loader` does
     that); gradients are averaged, and only the first process reads and writes the folder.
 
-    `last/` is saved after each epoch, and when Ctrl-C or SIGTERM comes, which end a step, or break a validation
-    off; a second one stops at once. The global random generators of torch, numpy and Python are seeded anew for
-    each batch, from the seed and the batch's place, so that a resumed run draws what an uninterrupted one would:
-    on a CPU both end with the same bits, given as many threads.
+    `last/` is saved after each epoch, and when Ctrl-C, SIGTERM or, from a terminal that was closed, SIGHUP comes,
+    which end a step, or break a validation off; a second one stops at once. The global random generators of torch,
+    numpy and Python are seeded anew for each batch, from the seed and the batch's place, so that a resumed run draws
+    what an uninterrupted one would: on a CPU both end with the same bits, given as many threads.
 
     Args:
         model: A model with a `config`, as all in `normalkit.models` are. It is trained in place, so that it ends
@@ -113,7 +113,7 @@ def fit(
         One row an epoch, as in `metrics.csv`.
 
     Raises:
-        Interrupted: Ctrl-C or SIGTERM came; `last/` is saved.
+        Interrupted: Ctrl-C, SIGTERM or SIGHUP came; `last/` is saved.
         FileExistsError: The folder holds a run and `resume` is False.
         ValueError: The settings, the model or the metadata differ from the resumed run's, an epoch has no batches
             or not as many as the first, `validate` gave no `monitor`, or `mode` is neither.

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, which end a run where its state is whole."""
+"""Ctrl-C, SIGTERM and a closed terminal, which end a run where its state is whole."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-__all__ = ["Interrupted", "Signals"]
+__all__ = ["STOP_SIGNALS", "Interrupted", "Signals"]
+
+STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+"""What asks a program to stop: Ctrl-C, a scheduler, a terminal that was closed (not on Windows)."""
 
 
 class Interrupted(RuntimeError):
@@ -30,7 +33,7 @@ class Interrupted(RuntimeError):
 
 
 class Signals:
-    """Notes the first Ctrl-C or SIGTERM, for the run to stop where its state is whole; a second stops at once.
+    """Notes the first of `STOP_SIGNALS`, for the run to stop where its state is whole; a second stops at once.
 
     Attributes:
         caught: The first signal's number, or None.
@@ -46,8 +49,8 @@ class Signals:
         """Take the signals over."""
         # Signals are the main thread's; in another, as in some notebooks, they stay as they are.
         if threading.current_thread() is threading.main_thread():
-            for signum in (signal.SIGINT, signal.SIGTERM):
-                # One that is ignored, as in a job put in the background, is ignored on purpose.
+            for signum in STOP_SIGNALS:
+                # One that is ignored, as in a job put in the background or under nohup, is ignored on purpose.
                 if signal.getsignal(signum) not in (signal.SIG_IGN, None):
                     self._previous[signum] = signal.signal(signum, self._handle)
         return self
@@ -67,8 +70,9 @@ class Signals:
         self.caught = signum
         if self._now:
             raise KeyboardInterrupt
-        # Not `print`, which must not be entered twice.
-        os.write(2, b"\nstopping after this step; again to stop at once\n")
+        with suppress(OSError):  # Of a terminal that is gone.
+            # Not `print`, which must not be entered twice.
+            os.write(2, b"\nstopping after this step; again to stop at once\n")
 
     @contextmanager
     def at_once(self, now: bool) -> Iterator[None]:
