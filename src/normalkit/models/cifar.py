@@ -147,7 +147,9 @@ class ImprovedNet(Classifier):
     while a 4 x 4 map of 256 channels flattens to 4096: `head` says which.
 
     Args:
-        batch_norm: Whether batch norm follows the convolutions and the hidden fully connected layers.
+        batch_norm: Whether batch norm follows the convolutions and the hidden fully connected layers. Without it the
+            weights start as He et al. (ICCV 2015) draw them, since from PyTorch's own start the signal fades over ten
+            layers, and the network does not train.
         dropout: Chance, in [0, 1), that a value of a hidden fully connected layer is dropped in training.
         fc_layers: Fully connected layers, 1 to 4. The widths that are left out are the last ones: 3 has 512 and 256,
             2 has 512, and 1 goes straight to the classes, so that there is nothing to drop.
@@ -208,6 +210,8 @@ class ImprovedNet(Classifier):
             self.add_module(f"fc{number}", nn.Sequential(nn.Linear(width, out), *norm, nn.ReLU(), *drop))
             width = out
         self.add_module(f"fc{fc_layers}", nn.Linear(width, num_classes))
+        if not batch_norm:
+            self.apply(_keep_scale)
 
     def scores(self, images: Tensor) -> Tensor:
         """The network itself.
@@ -222,6 +226,12 @@ class ImprovedNet(Classifier):
         for number in range(1, self.config["fc_layers"] + 1):
             values = self.get_submodule(f"fc{number}")(values)
         return values
+
+
+def _keep_scale(module: nn.Module) -> None:
+    """Draw weights anew so that a layer with a rectifier before it keeps the mean square of its values."""
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
 
 
 def _conv_block(inputs: int, middle: int, outputs: int, *, batch_norm: bool) -> nn.Sequential:
