@@ -343,6 +343,55 @@ def test_weights_decay_and_biases_do_not(tmp_path):
     assert torch.equal(after["net.1.weight"], before["net.1.weight"])
 
 
+def test_sharpness_aware_minimisation_takes_the_gradient_nearby(tmp_path):
+    """Of the loss sum(w^2) / 2, whose gradient at w is w and, a distance r further up, w + r w / |w|."""
+    radius = 0.75
+    settings = TrainingSettings(
+        epochs=1, optimizer="sgd", lr=0.1, momentum=0, schedule="constant", weight_decay=0, warmup=0, clip=0, ema=0
+    )
+    model, plain = new_model(), new_model()
+    expected, losses = model.net[4].weight.detach().clone(), []
+    for _ in range(STEPS):
+        losses.append(float(expected.square().sum() / 2))
+        expected = expected - 0.1 * (expected + radius * expected / expected.norm())
+
+    def loss_of(weight):
+        return lambda net, batch: {"loss": weight.square().sum() / 2 + 0 * net(batch["image"]).sum()}
+
+    rows = run(
+        tmp_path / "sharp",
+        model=model,
+        loss=loss_of(model.net[4].weight),
+        settings=dataclasses.replace(settings, sam=radius),
+    )
+    torch.testing.assert_close(model.net[4].weight.detach(), expected)
+    # What is logged is the loss at the weights themselves; batch norm counts each batch once.
+    assert rows[0]["train_loss"] == pytest.approx(np.mean(losses))
+    run(tmp_path / "plain", model=plain, loss=loss_of(plain.net[4].weight), settings=settings)
+    for name in ("running_mean", "running_var", "num_batches_tracked"):
+        assert torch.equal(getattr(model.net[1], name), getattr(plain.net[1], name))
+
+
+def test_a_run_of_a_version_without_a_setting_goes_on(tmp_path, whole_run):
+    with pytest.raises(Interrupted):
+        run(tmp_path, loss=when(2, send(signal.SIGINT), plain_loss))
+    path = tmp_path / "last/training.pt"
+    state = state_of(tmp_path)
+    del state["run"]["sam"]
+    torch.save(state, path)
+    with pytest.raises(ValueError, match=r"the run to resume has sam=0\.0, this one 0\.1"):
+        run(tmp_path, settings=dataclasses.replace(SETTINGS, sam=0.1), resume=True)
+    run(tmp_path, resume=True)
+    assert differing(tmp_path, whole_run()) == []
+
+
+def test_facts_leave_out_the_seed_and_what_is_not_used():
+    facts = TrainingSettings(lr=0.5, seed=4).facts()
+    assert facts["lr"] == 0.5
+    assert not facts.keys() & {"seed", "sam"}
+    assert TrainingSettings(sam=0.1).facts()["sam"] == 0.1
+
+
 @pytest.mark.parametrize(("clip", "largest"), [(0.5, 0.5), (0, math.inf)])
 def test_the_gradient_is_clipped(tmp_path, monkeypatch, clip, largest):
     norms = []
@@ -913,6 +962,8 @@ def test_epochs_of_several_lengths_are_refused(tmp_path):
         ("lr", math.nan),
         ("warmup", 1.0),
         ("clip", -1.0),
+        ("sam", -0.1),
+        ("sam", math.inf),
         ("ema", 1.0),
         ("precision", "bf8"),
         ("seed", -1),

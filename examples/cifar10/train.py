@@ -99,6 +99,8 @@ class Config:
     """Peak learning rate instead of the recipe's."""
     weight_decay: float | None = None
     """Instead of the recipe's."""
+    sam: float | None = None
+    """Radius of sharpness-aware minimisation instead of the recipe's; 0 for none."""
     batch_size: int | None = None
     """Images a batch instead of the recipe's."""
     padding: int | None = None
@@ -156,7 +158,7 @@ def recipe_of(cfg: Config) -> Recipe:
     def changes(*names: str) -> dict[str, Any]:
         return {name: value for name in names if (value := getattr(cfg, name)) is not None}
 
-    settings = dataclasses.replace(recipe.settings, **changes("epochs", "lr", "weight_decay"))
+    settings = dataclasses.replace(recipe.settings, **changes("epochs", "lr", "weight_decay", "sam"))
     return dataclasses.replace(
         recipe, settings=settings, **changes("batch_size", "padding", "cutout", "label_smoothing")
     )
@@ -177,10 +179,10 @@ def describe(cfg: Config, name: str | None = None) -> Variant:
         net |= {field: getattr(cfg, field) for field in IMPROVED}
     elif given:
         raise ValueError(f"{', '.join(given)}: only the improved net has that; leave it out, or give --net improved")
-    recipe = dataclasses.asdict(recipe_of(cfg))
-    recipe["settings"].pop("seed")
+    recipe = dataclasses.asdict(recipe_of(cfg)) | recipe_of(cfg).settings.facts()
+    del recipe["settings"]
     facts = {"data": cfg.data.resolve().name, "holdout": cfg.holdout, "split_seed": cfg.split_seed}
-    return Variant(name or f"{cfg.net} net, {cfg.recipe} recipe", {**net, **facts, **recipe.pop("settings"), **recipe})
+    return Variant(name or f"{cfg.net} net, {cfg.recipe} recipe", {**net, **facts, **recipe})
 
 
 def train(cfg: Config, seed: int, training: LabeledImages, validation: LabeledImages, folder: Path) -> dict[str, float]:

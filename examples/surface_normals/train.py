@@ -188,8 +188,7 @@ def describe(cfg: Config) -> dict[str, Any]:
     facts = dataclasses.asdict(cfg)
     for name in ("out", "resume", "workers", "cache"):
         del facts[name]
-    facts["settings"].pop("seed")
-    facts |= {"data": cfg.data.resolve().name, "pretrained": _name(cfg.pretrained)}
+    facts |= {"settings": cfg.settings.facts(), "data": cfg.data.resolve().name, "pretrained": _name(cfg.pretrained)}
     if cfg.start_from is None:
         del facts["start_from"]
         return facts

@@ -62,6 +62,8 @@ STATE = (
 """What that file holds."""
 WRONG_STATE = (AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """What a state of other types or shapes raises."""
+TINY = 1e-12
+"""What the length of a gradient is at least taken for."""
 PROGRESS_EVERY = 10
 """Steps between readings of the loss, each of which waits for the device."""
 OWN_FACTS = ("settings", "epoch", "metrics")
@@ -258,12 +260,32 @@ class _Run:
         with self._autocast():
             values = loss(self.wrapped, batch)
         self.accelerator.backward(values["loss"])
+        if self.settings.sam:
+            self._differentiate_nearby(batch, loss)
         norm = self.accelerator.clip_grad_norm_(self.wrapped.parameters(), self.settings.clip or math.inf)
         self.stepper.step()
         self.stepper.zero_grad()
         if self.average is not None:
             self.average.update()
         return {name: value.detach() for name, value in values.items()}, norm
+
+    def _differentiate_nearby(self, batch: Batch, loss: LossFunction) -> None:
+        """Replace the gradient by that at the weights nearby where the loss is largest to first order."""
+        moved = [p for p in self.model.parameters() if p.grad is not None]
+        held = [*moved, *self.model.buffers()]  # This second pass is not for the batch norms to count.
+        before = [tensor.detach().clone() for tensor in held]
+        with torch.no_grad():
+            gradients = [p.grad for p in moved]
+            length = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients]))
+            for parameter, gradient in zip(moved, gradients, strict=True):
+                parameter.add_(gradient * (self.settings.sam / length.clamp_min(TINY)))
+        self.stepper.zero_grad()
+        with self._autocast():
+            value = loss(self.wrapped, batch)["loss"]
+        self.accelerator.backward(value)
+        with torch.no_grad():
+            for tensor, kept in zip(held, before, strict=True):
+                tensor.copy_(kept)
 
     def _find_precision(self, batch: Batch, loss: LossFunction) -> bool:
         from tqdm import tqdm
@@ -475,7 +497,8 @@ class _Run:
     def _read_state(self, path: Path) -> dict[str, Any]:
         try:
             state: dict[str, Any] = read_torch_file(path)
-            theirs = dict(dotted(state["run"]))
+            # Settings that an older version did not have leave all as it was.
+            theirs = {**dataclasses.asdict(TrainingSettings()), **dict(dotted(state["run"]))}
             missing = [name for name in STATE if name not in state]
         except FileNotFoundError:
             raise FileNotFoundError(f"{path} is missing, so the run cannot go on; start it in another folder") from None

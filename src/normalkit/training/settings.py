@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Literal
+from typing import Any, Literal
 
 __all__ = ["TrainingSettings"]
 
@@ -22,6 +22,9 @@ class TrainingSettings:
         weight_decay: On weights only, not on biases and norms.
         warmup: Share of all steps in the warm-up.
         clip: Largest norm of the gradient; 0 for no clipping.
+        sam: Radius of sharpness-aware minimisation (Foret et al., ICLR 2021): the gradient of a step is the one at the
+            weights, within that distance, where the batch's loss is largest to first order. Twice the time a step;
+            0 for none.
         ema: Decay of the moving average of the weights, which is what is validated and saved; 0 for none.
         precision: "no" is float32; "auto" is bfloat16 where the hardware has it and this network gains from it, which
             on a processor the first step of a run finds out (`faster_in_bfloat16`), else float32.
@@ -38,6 +41,7 @@ class TrainingSettings:
     weight_decay: float = 0.05
     warmup: float = 0.1
     clip: float = 1.0
+    sam: float = 0.0
     ema: float = 0.998
     precision: str = "auto"
     channels_last: bool = True
@@ -59,6 +63,7 @@ class TrainingSettings:
             ("weight_decay", 0 <= self.weight_decay < math.inf, "at least 0"),
             ("warmup", 0 <= self.warmup < 1, "a share in [0, 1)"),
             ("clip", 0 <= self.clip < math.inf, "at least 0"),
+            ("sam", 0 <= self.sam < math.inf, "at least 0"),
             ("ema", 0 <= self.ema < 1, "a decay in [0, 1)"),
             ("precision", self.precision in {"auto", "no", "bf16", "fp16"}, "auto, no, bf16 or fp16"),
             ("validate_every", self.validate_every >= 1, "at least 1"),
@@ -66,3 +71,11 @@ class TrainingSettings:
         ]:
             if not good:
                 raise ValueError(f"{field}={getattr(self, field)!r}: wanted {wanted}")
+
+    def facts(self) -> dict[str, Any]:
+        """What makes runs of the same network and data the same but for their seed.
+
+        `sam`, which came later than tables of finished runs, is there only where it is used.
+        """
+        later = {"sam"} if not self.sam else set()
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in later | {"seed"}}
