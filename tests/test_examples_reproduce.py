@@ -15,6 +15,7 @@ from scripts import loaded_example, run_example
 from squares import write_squares
 
 from normalkit.study import Variant, run_study
+from normalkit.training import STOP_SIGNALS
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")]
 
@@ -292,9 +293,8 @@ def test_exit_codes_are_the_scripts(reproduce):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows has no such signals")
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
-def test_signals_reach_the_script_once(reproduce, tmp_path, name):
-    signum = getattr(signal, name)
+@pytest.mark.parametrize("signum", STOP_SIGNALS)
+def test_signals_reach_the_script_once(reproduce, tmp_path, signum):
     ready, caught = tmp_path / "ready", tmp_path / "caught"
     script = f"""
 import pathlib, signal, time

@@ -179,10 +179,11 @@ def describe(cfg: Config, name: str | None = None) -> Variant:
         net |= {field: getattr(cfg, field) for field in IMPROVED}
     elif given:
         raise ValueError(f"{', '.join(given)}: only the improved net has that; leave it out, or give --net improved")
-    recipe = dataclasses.asdict(recipe_of(cfg)) | recipe_of(cfg).settings.facts()
-    del recipe["settings"]
+    recipe = recipe_of(cfg)
+    training = dataclasses.asdict(recipe) | recipe.settings.facts()
+    del training["settings"]
     facts = {"data": cfg.data.resolve().name, "holdout": cfg.holdout, "split_seed": cfg.split_seed}
-    return Variant(name or f"{cfg.net} net, {cfg.recipe} recipe", {**net, **facts, **recipe})
+    return Variant(name or f"{cfg.net} net, {cfg.recipe} recipe", {**net, **facts, **training})
 
 
 def train(cfg: Config, seed: int, training: LabeledImages, validation: LabeledImages, folder: Path) -> dict[str, float]:

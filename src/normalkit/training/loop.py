@@ -257,9 +257,7 @@ class _Run:
             group["lr"] = self._learning_rate(self.step)
         if self.bfloat16 is None:
             self.bfloat16 = self._from_main(lambda: self._find_precision(batch, loss))
-        with self._autocast():
-            values = loss(self.wrapped, batch)
-        self.accelerator.backward(values["loss"])
+        values = self._differentiate(batch, loss)
         if self.settings.sam:
             self._differentiate_nearby(batch, loss)
         norm = self.accelerator.clip_grad_norm_(self.wrapped.parameters(), self.settings.clip or math.inf)
@@ -269,20 +267,24 @@ class _Run:
             self.average.update()
         return {name: value.detach() for name, value in values.items()}, norm
 
+    def _differentiate(self, batch: Batch, loss: LossFunction) -> Mapping[str, Tensor]:
+        """The loss's values; their gradient is in the parameters."""
+        with self._autocast():
+            values = loss(self.wrapped, batch)
+        self.accelerator.backward(values["loss"])
+        return values
+
     def _differentiate_nearby(self, batch: Batch, loss: LossFunction) -> None:
         """Replace the gradient by that at the weights nearby where the loss is largest to first order."""
-        moved = [p for p in self.model.parameters() if p.grad is not None]
+        moved = {parameter: parameter.grad for parameter in self.model.parameters() if parameter.grad is not None}
         held = [*moved, *self.model.buffers()]  # This second pass is not for the batch norms to count.
         before = [tensor.detach().clone() for tensor in held]
         with torch.no_grad():
-            gradients = [p.grad for p in moved]
-            length = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients]))
-            for parameter, gradient in zip(moved, gradients, strict=True):
+            length = nn.utils.get_total_norm(moved.values())
+            for parameter, gradient in moved.items():
                 parameter.add_(gradient * (self.settings.sam / length.clamp_min(TINY)))
         self.stepper.zero_grad()
-        with self._autocast():
-            value = loss(self.wrapped, batch)["loss"]
-        self.accelerator.backward(value)
+        self._differentiate(batch, loss)
         with torch.no_grad():
             for tensor, kept in zip(held, before, strict=True):
                 tensor.copy_(kept)
