@@ -14,7 +14,6 @@ import dataclasses
 import json
 import os
 import shlex
-import signal
 import subprocess
 import sys
 import time
@@ -25,8 +24,8 @@ from types import FrameType
 
 from normalkit.cli import run_script
 from normalkit.files import atomic_file, check_writable
+from normalkit.signals import STOP_SIGNALS, on_stop_signals
 from normalkit.study import Variant, read_study, study_markdown
-from normalkit.training import STOP_SIGNALS
 
 EXAMPLES = Path(__file__).resolve().parent
 
@@ -300,15 +299,9 @@ def run(command: list[str]) -> int:
             raise KeyboardInterrupt
         process.send_signal(signum)
 
-    # One that is ignored, as under nohup, is ignored on purpose.
-    heard = [signum for signum in STOP_SIGNALS if signal.getsignal(signum) is not signal.SIG_IGN]
-    previous = {signum: signal.signal(signum, pass_on) for signum in heard}
-    try:
+    with on_stop_signals(pass_on):
         process = subprocess.Popen(command, process_group=0 if os.name == "posix" else None)
         code = process.wait()
-    finally:
-        for signum, handler in previous.items():
-            signal.signal(signum, handler)
     # One that a signal ended has its number below zero; shells count such from 128.
     return code if code >= 0 else 128 - code
 

@@ -14,8 +14,8 @@ from recordings import write_recording
 from scripts import loaded_example, run_example
 from squares import write_squares
 
+from normalkit.signals import STOP_SIGNALS
 from normalkit.study import Variant, run_study
-from normalkit.training import STOP_SIGNALS
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")]
 

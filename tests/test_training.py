@@ -33,8 +33,8 @@ from normalkit.metrics import SurfaceNormalMetrics
 from normalkit.models import BaseNet, checkpoint
 from normalkit.models.base import NormalEstimator
 from normalkit.models.checkpoint import load_model, read_config
+from normalkit.signals import STOP_SIGNALS
 from normalkit.training import (
-    STOP_SIGNALS,
     Interrupted,
     TrainingSettings,
     evaluate,

@@ -4,8 +4,12 @@ import http.server
 import inspect
 import io
 import json
+import os
 import re
+import signal
 import socket
+import subprocess
+import sys
 import threading
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -250,3 +254,21 @@ def test_what_was_dropped_is_gone_when_the_page_is(model):
         visitor.http.close()
     with pytest.raises(FileNotFoundError):
         open(path, "rb").close()
+
+
+def test_a_page_whose_terminal_is_closed_leaves_no_photo(tmp_path):
+    port = free_port()
+    code = f"import coloured; from normalkit.demo.server import serve; serve(coloured.Itself(), port={port})"
+    environment = os.environ | {"TMPDIR": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[1])}
+
+    def hear():
+        """Under nohup these tests ignore the signal, and what they start would, too."""
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, preexec_fn=hear) as process:
+        Visitor(process.stdout.readline().split()[0]).upload(photo())
+        assert list(tmp_path.rglob("*.png"))
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(60) == 0
+    assert not list(tmp_path.rglob("*.png"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import tempfile
 import threading
@@ -16,6 +15,7 @@ from torch import nn
 
 from normalkit.demo.guard import MAX_UPLOAD, Guard
 from normalkit.demo.page import build_page, page_head, page_style
+from normalkit.signals import on_stop_signals
 
 __all__ = ["serve", "serving"]
 
@@ -23,7 +23,7 @@ _THIS_MACHINE = ("127.0.0.1", "localhost", "[::1]")
 
 
 def serve(model: nn.Module, *, host: str = "127.0.0.1", port: int = 7860) -> None:
-    """Serve the page until Ctrl-C or SIGTERM; then its photos and results are removed.
+    """Serve the page until Ctrl-C, SIGTERM or SIGHUP, as of a closed terminal; then remove its photos and results.
 
     Args:
         model: As in `normalkit.models`, with its parameters where it is to run.
@@ -40,14 +40,9 @@ def serve(model: nn.Module, *, host: str = "127.0.0.1", port: int = 7860) -> Non
     def stop(number: int, frame: FrameType | None) -> None:
         stopped.set()
 
-    former = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        with serving(model, host=host, port=port) as address:
-            print(f"{address} (Ctrl-C stops it)", flush=True)
-            stopped.wait()
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
+    with on_stop_signals(stop), serving(model, host=host, port=port) as address:
+        print(f"{address} (Ctrl-C stops it)", flush=True)
+        stopped.wait()
 
 
 @contextmanager

@@ -9,10 +9,9 @@ from normalkit.training.devices import has_bfloat16, is_main_process, training_d
 from normalkit.training.evaluation import evaluate, format_figures, normals_loss
 from normalkit.training.loop import dotted, fit, read_rows
 from normalkit.training.settings import TrainingSettings
-from normalkit.training.signals import STOP_SIGNALS, Interrupted
+from normalkit.training.signals import Interrupted
 
 __all__ = [
-    "STOP_SIGNALS",
     "Interrupted",
     "TrainingSettings",
     "dotted",

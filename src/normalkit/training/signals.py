@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Self
 
-__all__ = ["STOP_SIGNALS", "Interrupted", "Signals"]
+from normalkit.signals import on_stop_signals
 
-STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
-"""What asks a program to stop: Ctrl-C, a scheduler, a terminal that was closed (not on Windows)."""
+__all__ = ["Interrupted", "Signals"]
 
 
 class Interrupted(RuntimeError):
@@ -33,7 +31,7 @@ class Interrupted(RuntimeError):
 
 
 class Signals:
-    """Notes the first of `STOP_SIGNALS`, for the run to stop where its state is whole; a second stops at once.
+    """Notes the first signal to stop, for the run to do so where its state is whole; a second stops at once.
 
     Attributes:
         caught: The first signal's number, or None.
@@ -43,24 +41,18 @@ class Signals:
         self.caught: int | None = None
         self._now = False
         self._process = os.getpid()
-        self._previous: dict[int, Any] = {}
+        self._hearing = on_stop_signals(self._handle)
 
     def __enter__(self) -> Self:
         """Take the signals over."""
-        # Signals are the main thread's; in another, as in some notebooks, they stay as they are.
-        if threading.current_thread() is threading.main_thread():
-            for signum in STOP_SIGNALS:
-                # One that is ignored, as in a job put in the background or under nohup, is ignored on purpose.
-                if signal.getsignal(signum) not in (signal.SIG_IGN, None):
-                    self._previous[signum] = signal.signal(signum, self._handle)
+        self._hearing.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Give the signals back."""
-        for signum, handler in self._previous.items():
-            signal.signal(signum, handler)
+        self._hearing.__exit__(kind, error, trace)
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:  # A loader's worker, which the run itself ends.
