@@ -27,6 +27,7 @@ from normalkit.data.loader import mix_seeds
 from normalkit.files import atomic_file, atomic_folder, check_writable, recover_folder
 from normalkit.models.checkpoint import write_model
 from normalkit.nn.weights import read_torch_file
+from normalkit.signals import on_stop_signals
 from normalkit.training.devices import leave_processes_at_exit, sum_dtype, to_device
 from normalkit.training.evaluation import format_figures
 from normalkit.training.precision import faster_in_bfloat16
@@ -129,7 +130,8 @@ def fit(
         raise ValueError(f"mode={mode!r}: wanted 'min' or 'max'")
     run = _Run(model, Path(folder), settings, (monitor, 1 if mode == "min" else -1), dict(metadata or {}))
     run.start(steps=_length(batches(0)), resume=resume)
-    with closing(run), Signals() as signals:
+    signals = Signals()
+    with closing(run), on_stop_signals(signals.hear):
         for _ in range(run.epoch, settings.epochs):
             run.train_epoch(batches, loss, signals)
             run.finish_epoch(validate, signals)

@@ -7,10 +7,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Self
-
-from normalkit.signals import on_stop_signals
+from types import FrameType
 
 __all__ = ["Interrupted", "Signals"]
 
@@ -41,20 +38,14 @@ class Signals:
         self.caught: int | None = None
         self._now = False
         self._process = os.getpid()
-        self._hearing = on_stop_signals(self._handle)
 
-    def __enter__(self) -> Self:
-        """Take the signals over."""
-        self._hearing.__enter__()
-        return self
+    def hear(self, signum: int, frame: FrameType | None) -> None:
+        """What `normalkit.signals.on_stop_signals` is to call.
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Give the signals back."""
-        self._hearing.__exit__(kind, error, trace)
-
-    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        Args:
+            signum: The signal.
+            frame: Where it came.
+        """
         if os.getpid() != self._process:  # A loader's worker, which the run itself ends.
             return
         if self.caught is not None:
