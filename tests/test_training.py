@@ -24,6 +24,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
 from normalkit.data import ShardedNormals, shard_evaluation_loader, shard_training_loader, write_shards
 from normalkit.data.loader import evaluation_loader, training_loader
@@ -731,6 +732,7 @@ def test_a_run_killed_at_random_moments_ends_as_one_that_was_not(tmp_path):
         child = os.fork()
         if child == 0:
             torch.set_num_threads(1)
+            tqdm.set_lock(threading.RLock())  # Not the shared one, which it may be killed with.
             run(tmp_path / "run", settings=settings, resume=True)
             os._exit(0)
         time.sleep(draw.uniform(0.02, patience))
