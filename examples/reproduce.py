@@ -194,7 +194,7 @@ def cifar10_steps(cfg: Config) -> list[Step]:
     steps = [
         training("base", "--net", "base"),
         training("base-plain", "--net", "base", "--recipe", "report"),
-        training("improved", "--net", "improved"),
+        training("improved", "--net", "improved", "--fc-layers", "2", "--dropout", "0"),
         Step(
             "cifar10-ablation",
             "cifar10/ablate.py",

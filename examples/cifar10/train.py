@@ -41,7 +41,7 @@ class Recipe:
 
 
 MODERN = TrainingSettings(
-    epochs=30, optimizer="sgd", lr=0.1, schedule="linear", weight_decay=5e-4, warmup=0.2, clip=0, ema=0.99
+    epochs=30, optimizer="sgd", lr=0.1, schedule="linear", weight_decay=1e-3, warmup=0.2, clip=0, ema=0.99
 )
 PLAIN = Recipe(
     TrainingSettings(epochs=30, optimizer="sgd", lr=0.01, schedule="constant", weight_decay=0, warmup=0, clip=0, ema=0),
@@ -55,14 +55,14 @@ PLAIN = Recipe(
 RECIPES = {
     "modern": {
         "base": Recipe(
-            dataclasses.replace(MODERN, channels_last=False, weight_decay=1e-3),
+            dataclasses.replace(MODERN, channels_last=False),
             batch_size=128,
             padding=2,
             flip="alternating",
             cutout=0,
             label_smoothing=0.0,
         ),
-        "improved": Recipe(MODERN, batch_size=128, padding=2, flip="alternating", cutout=0, label_smoothing=0.0),
+        "improved": Recipe(MODERN, batch_size=128, padding=3, flip="alternating", cutout=8, label_smoothing=0.1),
     },
     "report": {
         "base": dataclasses.replace(PLAIN, settings=dataclasses.replace(PLAIN.settings, channels_last=False)),
