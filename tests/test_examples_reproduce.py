@@ -316,12 +316,15 @@ raise SystemExit({128 + signum})
             time.sleep(0.01)
         os.kill(os.getpid(), signum)
 
+    # A suite started under nohup ignores SIGHUP, which a script then is not to be sent.
+    before = signal.signal(signum, signal.default_int_handler)
     thread = threading.Thread(target=stop)
     thread.start()
     try:
         assert reproduce.run([sys.executable, "-c", script]) == 128 + signum
     finally:
         thread.join()
+        signal.signal(signum, before)
     assert caught.read_text() == "x"
 
 
