@@ -274,6 +274,14 @@ def test_a_table_is_read_as_it_stands(tmp_path):
     ]
 
 
+def test_a_row_knows_its_settings_in_any_order_and_under_any_name(tmp_path):
+    (tmp_path / "a.csv").write_text(GOOD)
+    row = read_study(tmp_path / "a.csv")[0]
+    assert row.has_settings({"width": 16.0, "epochs": 2})
+    assert not row.has_settings({"width": 16, "epochs": 3})
+    assert not row.has_settings({"width": 16})
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

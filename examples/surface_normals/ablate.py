@@ -172,7 +172,7 @@ def changed(base: Training, options: dict[str, Any]) -> Training:
 def find_run(variant: Variant, seed: int, tables: list[Path]) -> dict[str, float] | None:
     """The figures of the same run in another study's table: two of the studies share a network."""
     for row in (row for table in tables for row in read_study(table)):
-        if row.seed == seed and row.settings == json.loads(json.dumps(variant.settings)):
+        if row.seed == seed and row.has_settings(variant.settings):
             return {**row.figures, "seconds": row.seconds}
     return None
 

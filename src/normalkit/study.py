@@ -104,6 +104,10 @@ class StudyRow:
     seconds: float
     hardware: str
 
+    def has_settings(self, settings: Mapping[str, Any]) -> bool:
+        """Whether it ran with these settings, under whatever name; 2 and 2.0 are the same."""
+        return _canonical(self.settings) == _canonical(settings)
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -456,7 +460,7 @@ def _key(name: str, settings: Mapping[str, Any], seed: int) -> _Key:
 
 
 def _is_of(row: StudyRow, variant: Variant) -> bool:
-    return row.variant == variant.name and _canonical(row.settings) == _canonical(variant.settings)
+    return row.variant == variant.name and row.has_settings(variant.settings)
 
 
 def _other_settings(rows: Iterable[StudyRow], variant: Variant, seed: int) -> str:
