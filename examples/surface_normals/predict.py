@@ -12,6 +12,7 @@ from normalkit import load_model, predict, write_normals
 from normalkit.cli import find_pictures, for_each_file, result_paths, run_script
 from normalkit.files import check_writable
 from normalkit.images import read_image
+from normalkit.training import training_device
 from normalkit.visualize import comparison_grid, save_figure
 
 
@@ -32,7 +33,7 @@ class Config:
 def main(cfg: Config) -> int:
     """Write each photo's normals and figure; 1 if a photo failed."""
     results = result_paths(find_pictures(cfg.photos), cfg.out)
-    model = load_model(cfg.checkpoint)
+    model = load_model(cfg.checkpoint, device=training_device())
     check_writable(cfg.out)
 
     def one(photo: Path, result: Path) -> None:
