@@ -140,6 +140,7 @@ def test_a_stopped_run_is_resumed_on_request(squares, tmp_path, capsys):
         (["--batch-size", "0"], "batch_size=0"),
         (["--padding", "-1"], "padding=-1"),
         (["--cutout", "33"], "cutout=33"),
+        (["--views", "0"], "views=0: wanted at least 1, and a divisor of batch_size="),
         (["--label-smoothing", "1.5"], "label_smoothing=1.5"),
         (["--holdout", "42"], "--holdout 42: wanted 1 to 41"),
         (["--holdout", "0"], "--holdout 0: wanted 1 to 41"),
@@ -173,6 +174,16 @@ def test_data_are_known_by_the_name_of_their_folder(squares, monkeypatch):
         here, named = (script.describe(script.Config(Path(path))) for path in (".", squares))
     assert here == named
     assert here.settings["data"] == squares.name
+
+
+def test_views_are_trained_and_tell_runs_apart(squares, tmp_path):
+    """Runs of one view are known by the tables that are older than the option."""
+    assert run("train", "--data", squares, "--out", tmp_path / "run", *QUICK, "--views", "2") == 0
+    (row,) = rows_of(tmp_path / "run" / "results.csv")
+    words = {"epochs": 2, "batch_size": 8, "holdout": 6}
+    with loaded_example(EXAMPLES / "train.py") as script:
+        one, two = (script.describe(script.Config(squares, **words, views=views)).settings for views in (1, 2))
+    assert json.loads(row["settings"]) == two == one | {"views": 2}
 
 
 def test_images_of_another_size_are_named(trained, tmp_path, capsys):

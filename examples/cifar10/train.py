@@ -38,6 +38,7 @@ class Recipe:
     flip: Literal["none", "random", "alternating"]
     cutout: int
     label_smoothing: float
+    views: int = 1
 
 
 MODERN = TrainingSettings(
@@ -109,6 +110,9 @@ class Config:
     """Side of a square filled with the mean colour, in pixels, instead of the recipe's."""
     label_smoothing: float | None = None
     """Instead of the recipe's."""
+    views: int | None = None
+    """How many times each image is in its batch, moved and mirrored anew each time, instead of the recipe's; an epoch
+    takes as many times as long."""
     seeds: tuple[int, ...] = (0,)
     """One run each."""
     holdout: int = 5000
@@ -160,7 +164,7 @@ def recipe_of(cfg: Config) -> Recipe:
 
     settings = dataclasses.replace(recipe.settings, **changes("epochs", "lr", "weight_decay", "sam"))
     return dataclasses.replace(
-        recipe, settings=settings, **changes("batch_size", "padding", "cutout", "label_smoothing")
+        recipe, settings=settings, **changes("batch_size", "padding", "cutout", "label_smoothing", "views")
     )
 
 
@@ -182,6 +186,8 @@ def describe(cfg: Config, name: str | None = None) -> Variant:
     recipe = recipe_of(cfg)
     training = dataclasses.asdict(recipe) | recipe.settings.facts()
     del training["settings"]
+    if recipe.views == 1:  # Tables of finished runs are older than the views.
+        del training["views"]
     facts = {"data": cfg.data.resolve().name, "holdout": cfg.holdout, "split_seed": cfg.split_seed}
     return Variant(name or f"{cfg.net} net, {cfg.recipe} recipe", {**net, **facts, **training})
 
@@ -203,6 +209,7 @@ def train(cfg: Config, seed: int, training: LabeledImages, validation: LabeledIm
             padding=recipe.padding,
             flip=recipe.flip,
             cutout=recipe.cutout,
+            views=recipe.views,
         ),
         loss=classification_loss(label_smoothing=recipe.label_smoothing),
         validate=lambda model: evaluate_classifier(model, device_evaluation_loader(validation)).figures,

@@ -136,6 +136,33 @@ def test_cutout_of_even_side_and_of_the_whole_image():
     assert all((batch["image"] != data.images[batch["label"]] / 255).any() for batch in large)
 
 
+@pytest.mark.parametrize("epoch", [0, 3])
+@pytest.mark.parametrize("views", [2, 3])
+def test_views_are_those_of_as_many_epochs(epoch, views):
+    """An epoch shows side by side what epochs of one view show one after another."""
+    data = numbered(20)
+    options = {"seed": 5, "padding": 2, "cutout": 3}
+    together = list(device_training_loader(data, batch_size=4 * views, epoch=epoch, views=views, **options))
+    assert len(together) == 5
+    shown = []
+    for batch in together:
+        samples = batch["label"].view(4, views)
+        assert (samples == samples[:, :1]).all()
+        shown += list(zip(samples[:, 0].tolist(), batch["image"].unflatten(0, (4, views)), strict=True))
+    assert sorted(sample for sample, _ in shown) == list(range(20))
+    for view in range(views):
+        apart = device_training_loader(data, batch_size=20, epoch=epoch * views + view, **options)
+        (batch,) = apart
+        images = dict(zip(batch["label"].tolist(), batch["image"], strict=True))
+        assert all(torch.equal(images[sample], image[view]) for sample, image in shown)
+
+
+def test_two_views_of_alternating_flips_are_both_mirror_images():
+    data = numbered(30)
+    loader = device_training_loader(data, batch_size=10, epoch=1, seed=0, padding=2, views=2)
+    assert (recover(data, loader, 2)[:, 3].reshape(-1, 2).sum(1) == 1).all()
+
+
 # The order of an epoch
 
 
@@ -324,6 +351,9 @@ def test_batches_stay_on_their_device():
         ({"cutout": 7}, r"cutout=7: wanted 0 to the image's 6"),
         ({"cutout": -1}, r"cutout=-1: wanted 0 to"),
         ({"flip": "sometimes"}, r"flip='sometimes': wanted alternating, random or none"),
+        ({"views": 0}, r"views=0: wanted at least 1, and a divisor of batch_size=4"),
+        ({"views": 3}, r"views=3: wanted at least 1, and a divisor of batch_size=4"),
+        ({"views": 2, "batch_size": 26}, r"batch_size=26: wanted between 1 and 24"),
         ({"epoch": -1}, r"epoch=-1: wanted at least 0"),
         ({"seed": -1}, r"seed=-1: wanted at least 0"),
     ],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -79,6 +79,7 @@ def device_training_loader(
     padding: int = 4,
     flip: Flip = "alternating",
     cutout: int = 0,
+    views: int = 1,
 ) -> DeviceLoader:
     """The batches of one epoch, shuffled, shifted and flipped: the same whenever the same epoch is asked for.
 
@@ -88,7 +89,7 @@ def device_training_loader(
 
     Args:
         data: The training images, on the device that they are to be used on.
-        batch_size: Samples a batch in each process.
+        batch_size: Samples a batch in each process, every view counted.
         epoch: From 0.
         seed: Of the run.
         padding: Pixels of its reflection that are put around an image before a window of its own size is cut out at
@@ -98,10 +99,13 @@ def device_training_loader(
             Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", arXiv 2404.00498); or "none".
         cutout: Side of a square, in pixels, that is filled with the mean colour of its picture; its middle is any
             pixel of it, and the border cuts off the rest (DeVries and Taylor, arXiv 1708.04552); 0 for none.
+        views: How many times each sample is in its batch, side by side, every time with draws of its own: an epoch
+            shows together what as many epochs of one view show apart, both mirror images among them where flips
+            alternate, and takes as many times as long (Hoffer et al., "Augment Your Batch", arXiv 1901.09335).
 
     Raises:
         ValueError: The batch size exceeds the number of samples, the padding is not below the image's sides, the
-            square is larger than the image, or another argument is out of range.
+            square is larger than the image, the views do not divide the batch, or another argument is out of range.
 
     Examples:
         >>> data = LabeledImages(torch.zeros(10, 3, 8, 8, dtype=torch.uint8), torch.arange(10) % 2, ("cat", "dog"))
@@ -110,7 +114,9 @@ def device_training_loader(
     """
     rank, world = process_rank()
     size, side = len(data), min(data.images.shape[2:])
-    check_batch_size(batch_size, size, world)
+    if views < 1 or batch_size % views:
+        raise ValueError(f"views={views}: wanted at least 1, and a divisor of batch_size={batch_size}")
+    check_batch_size(batch_size, size * views, world)
     if not 0 <= padding < side:
         raise ValueError(f"padding={padding}: wanted 0 to {side - 1}; a reflection is smaller than the image's {side}")
     if not 0 <= cutout <= side:
@@ -120,25 +126,21 @@ def device_training_loader(
     for name, number in (("epoch", epoch), ("seed", seed)):
         if number < 0:
             raise ValueError(f"{name}={number}: wanted at least 0")
-    generator = _generator(seed, epoch, 0)
-    order = torch.randperm(size, generator=generator)
-    shifts = torch.randint(-padding, padding + 1, (size, 2), generator=generator)
-    mirrored = torch.zeros(size, dtype=torch.int64)
-    if flip != "none":
-        first = _generator(seed, 0, 1) if flip == "alternating" else generator
-        mirrored = torch.randint(2, (size,), generator=first)
-    if flip == "alternating" and epoch % 2:
-        mirrored = 1 - mirrored
-    moves = torch.cat([shifts, mirrored[:, None]], dim=1) if padding or flip != "none" else None
-    every = order[: size // batch_size * batch_size].view(-1, batch_size)
+    passes = [_draws(data, epoch * views + view, seed, padding, flip, cutout) for view in range(views)]
+    samples = batch_size // views
+    every = passes[0].order[: size // samples * samples].view(-1, samples)
     mine = every[rank : len(every) // world * world : world].flatten()
+
+    def of_batches(*draws: Tensor) -> Tensor:
+        return torch.stack(draws, dim=1)[mine].flatten(0, 1)
+
     return DeviceLoader(
         data,
-        mine,
+        mine.repeat_interleave(views),
         batch_size=batch_size,
-        moves=None if moves is None else moves[mine],
+        moves=of_batches(*(each.moves for each in passes)) if padding or flip != "none" else None,
         cutout=cutout,
-        corners=_corners(data, cutout, seed=seed, epoch=epoch)[mine] if cutout else None,
+        corners=of_batches(*(each.corners for each in passes)) if cutout else None,
     )
 
 
@@ -176,11 +178,31 @@ def _cut_and_mirror(images: Tensor, moves: Tensor) -> Tensor:
     return images.flatten(2).gather(2, index.expand(-1, channels, -1)).view(images.shape)
 
 
-def _corners(data: LabeledImages, cutout: int, *, seed: int, epoch: int) -> Tensor:
-    """(N, 2): where each image's square begins, so that its middle is any pixel; the other draws stay as they are."""
-    generator = _generator(seed, epoch, 2)
-    middles = [torch.randint(side, (len(data),), generator=generator) for side in data.images.shape[2:]]
-    return torch.stack(middles, dim=1) - cutout // 2
+class _Draws(NamedTuple):
+    """What is drawn for every sample in each pass: (N,), (N, 3) and (N, 2), as `DeviceLoader` has them."""
+
+    order: Tensor
+    moves: Tensor
+    corners: Tensor
+
+
+def _draws(data: LabeledImages, number: int, seed: int, padding: int, flip: Flip, cutout: int) -> _Draws:
+    """Those of the pass over the data with a number."""
+    size = len(data)
+    generator = _generator(seed, number, 0)
+    order = torch.randperm(size, generator=generator)
+    shifts = torch.randint(-padding, padding + 1, (size, 2), generator=generator)
+    mirrored = torch.zeros(size, dtype=torch.int64)
+    if flip != "none":
+        first = _generator(seed, 0, 1) if flip == "alternating" else generator
+        mirrored = torch.randint(2, (size,), generator=first)
+    if flip == "alternating" and number % 2:
+        mirrored = 1 - mirrored
+    squares = _generator(seed, number, 2)
+    # The square's middle is any pixel.
+    middles = [torch.randint(side, (size,), generator=squares) for side in data.images.shape[2:]]
+    corners = torch.stack(middles, dim=1) - cutout // 2
+    return _Draws(order, torch.cat([shifts, mirrored[:, None]], dim=1), corners)
 
 
 def _fill_square(images: Tensor, corners: Tensor, side: int) -> Tensor:
