@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -126,21 +126,22 @@ def device_training_loader(
     for name, number in (("epoch", epoch), ("seed", seed)):
         if number < 0:
             raise ValueError(f"{name}={number}: wanted at least 0")
-    passes = [_draws(data, epoch * views + view, seed, padding, flip, cutout) for view in range(views)]
+    passes = range(epoch * views, (epoch + 1) * views)
+    orders, moves = zip(*(_order_and_moves(size, seed, number, padding, flip) for number in passes), strict=True)
     samples = batch_size // views
-    every = passes[0].order[: size // samples * samples].view(-1, samples)
+    every = orders[0][: size // samples * samples].view(-1, samples)
     mine = every[rank : len(every) // world * world : world].flatten()
 
-    def of_batches(*draws: Tensor) -> Tensor:
-        return torch.stack(draws, dim=1)[mine].flatten(0, 1)
+    def of_batches(draws: Iterable[Tensor]) -> Tensor:
+        return torch.stack([each[mine] for each in draws], dim=1).flatten(0, 1)
 
     return DeviceLoader(
         data,
         mine.repeat_interleave(views),
         batch_size=batch_size,
-        moves=of_batches(*(each.moves for each in passes)) if padding or flip != "none" else None,
+        moves=of_batches(moves) if padding or flip != "none" else None,
         cutout=cutout,
-        corners=of_batches(*(each.corners for each in passes)) if cutout else None,
+        corners=of_batches(_corners(data, cutout, seed, number) for number in passes) if cutout else None,
     )
 
 
@@ -178,17 +179,8 @@ def _cut_and_mirror(images: Tensor, moves: Tensor) -> Tensor:
     return images.flatten(2).gather(2, index.expand(-1, channels, -1)).view(images.shape)
 
 
-class _Draws(NamedTuple):
-    """What is drawn for every sample in each pass: (N,), (N, 3) and (N, 2), as `DeviceLoader` has them."""
-
-    order: Tensor
-    moves: Tensor
-    corners: Tensor
-
-
-def _draws(data: LabeledImages, number: int, seed: int, padding: int, flip: Flip, cutout: int) -> _Draws:
-    """Those of the pass over the data with a number."""
-    size = len(data)
+def _order_and_moves(size: int, seed: int, number: int, padding: int, flip: Flip) -> tuple[Tensor, Tensor]:
+    """(N,) and (N, 3), as `DeviceLoader` has them: the draws of the pass over the data with a number."""
     generator = _generator(seed, number, 0)
     order = torch.randperm(size, generator=generator)
     shifts = torch.randint(-padding, padding + 1, (size, 2), generator=generator)
@@ -198,11 +190,14 @@ def _draws(data: LabeledImages, number: int, seed: int, padding: int, flip: Flip
         mirrored = torch.randint(2, (size,), generator=first)
     if flip == "alternating" and number % 2:
         mirrored = 1 - mirrored
-    squares = _generator(seed, number, 2)
-    # The square's middle is any pixel.
-    middles = [torch.randint(side, (size,), generator=squares) for side in data.images.shape[2:]]
-    corners = torch.stack(middles, dim=1) - cutout // 2
-    return _Draws(order, torch.cat([shifts, mirrored[:, None]], dim=1), corners)
+    return order, torch.cat([shifts, mirrored[:, None]], dim=1)
+
+
+def _corners(data: LabeledImages, cutout: int, seed: int, number: int) -> Tensor:
+    """(N, 2): where each image's square begins, so that its middle is any pixel; the other draws stay as they are."""
+    generator = _generator(seed, number, 2)
+    middles = [torch.randint(side, (len(data),), generator=generator) for side in data.images.shape[2:]]
+    return torch.stack(middles, dim=1) - cutout // 2
 
 
 def _fill_square(images: Tensor, corners: Tensor, side: int) -> Tensor:
